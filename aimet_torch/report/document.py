@@ -71,6 +71,7 @@ class QuantizationReport:
         steps: the table of the run, in order.
         quantizers: one row for each quantizer, see :func:`aimet_torch.report.describe_quantizers`.
         layers: one row for each quantized layer, see :func:`aimet_torch.report.layer_sqnr`.
+        unquantized: (operator, reason) of results that stay in floating point.
         files: (name, what it is) of the files that the run wrote.
         environment: versions and machine, see :func:`environment`.
     """
@@ -80,6 +81,7 @@ class QuantizationReport:
     steps: Sequence[Step] = ()
     quantizers: Sequence[QuantizerRow] = ()
     layers: Sequence[LayerRow] = ()
+    unquantized: Sequence[tuple[str, str]] = ()
     files: Sequence[tuple[str, str]] = ()
     environment: dict[str, str] = field(default_factory=environment)
 
@@ -95,7 +97,9 @@ class QuantizationReport:
         """Return the report as one self-contained HTML page."""
         template = resources.files("aimet_torch.report").joinpath("page.html").read_text("utf-8")
         jinja = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        jinja.filters.update(db=format_db, percent=format_percent, number=format_number)
+        jinja.filters.update(
+            db=format_db, percent=format_percent, number=format_number, share=_bar_share
+        )
         finite = [row.sqnr_db for row in self.layers if math.isfinite(row.sqnr_db)]
         top = max([10.0, *finite])
         return jinja.from_string(template).render(report=self, top_db=math.ceil(top / 10) * 10)
@@ -120,6 +124,11 @@ def format_percent(value: float | None) -> str:
 def format_number(value: float) -> str:
     """Return a real number with four significant digits."""
     return f"{value:.4g}"
+
+
+def _bar_share(value: float, top: float) -> float:
+    # A sliver stays visible, so that a layer with nothing but noise can be pointed at.
+    return 0.01 if math.isnan(value) else min(max(value / top, 0.01), 1.0)
 
 
 def _json_ready(value: Any) -> Any:
