@@ -1,0 +1,189 @@
+"""From a simulation to an ONNX graph in which every quantizer is one marked node.
+
+The simulation's modules are copied (weights are shared), each quantizer is replaced by a module that emits a
+marker, and torch.onnx translates the copy. What the markers become is decided on the ONNX graph: removed with
+their encodings written to a file, or lowered to QuantizeLinear and DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from aimet_torch.export.tensor_encoding import TensorEncoding, uncalibrated
+from aimet_torch.quantization.base import QuantizerBase
+
+MARKER_DOMAIN = "aimet"
+MARKER_OP = "QuantizerMarker"
+# First opset in which Gelu, HardSwish, LayerNormalization and Mish are all single operators.
+DEFAULT_OPSET = 20
+# The exporter translates for this opset or later.
+MINIMUM_OPSET = 18
+
+
+@dataclass
+class Capture:
+    """An exported graph that still holds its markers, and what each marker stands for."""
+
+    model: ir.Model
+    encodings: list[TensorEncoding | None]
+    quantizer_names: list[str]
+
+    def encoding(self, index: int) -> TensorEncoding:
+        """The encoding of marker `index`; None-valued ones have been refused by `capture`."""
+        encoding = self.encodings[index]
+        if encoding is None:
+            raise uncalibrated([self.quantizer_names[index]])
+        return encoding
+
+
+class _Marker(QuantizerBase):
+    """Takes a quantizer's place during export: passes its input through a node that carries a number."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def simulate(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.onnx.ops.symbolic(
+            f"{MARKER_DOMAIN}::{MARKER_OP}",
+            (input,),
+            {"index": self.index},
+            dtype=input.dtype,
+            shape=input.shape,
+            version=1,
+        )
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.simulate(input)
+
+
+def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
+    """Export a simulation's model with a marker node in place of each quantizer.
+
+    Args:
+        model: module that holds quantizers (`sim.model`); left unchanged.
+        args: example input: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+        **torch_onnx_kwargs: passed on to `torch.onnx.export` (names, dynamic shapes, opset, ...).
+
+    Returns:
+        The ONNX graph and the encodings of its markers.
+
+    Raises:
+        ValueError: quantizers without an encoding, or an option that only the TorchScript exporter has.
+        RuntimeError: torch.onnx could not translate the model.
+    """
+    _check_options(torch_onnx_kwargs)
+    quantizers, encodings = read_encodings(model)
+    names = list(quantizers)
+    if names and all(encoding is None for encoding in encodings):
+        raise uncalibrated(names)
+    marked = _copy_with_markers(model, list(quantizers.values()))
+    positional, keywords = _split_arguments(model, args, torch_onnx_kwargs.pop("kwargs", None))
+    program = _export_quietly(marked, positional, keywords, torch_onnx_kwargs)
+    result = Capture(program.model, encodings, names)
+    used = sorted({marker_index(node) for node in program.model.graph if is_marker(node)})
+    missing = [result.quantizer_names[i] for i in used if encodings[i] is None]
+    if missing:
+        raise uncalibrated(missing)
+    return result
+
+
+def read_encodings(
+    model: nn.Module,
+) -> tuple[dict[str, QuantizerBase], list[TensorEncoding | None]]:
+    """The quantizers of a module by name, and the encoding of each (None: it has seen no data)."""
+    quantizers = {name: m for name, m in model.named_modules() if isinstance(m, QuantizerBase)}
+    return quantizers, [
+        TensorEncoding.from_quantizer(name, ".param_quantizers." in f".{name}", quantizer)
+        if quantizer.is_initialized()
+        else None
+        for name, quantizer in quantizers.items()
+    ]
+
+
+def is_marker(node: ir.Node) -> bool:
+    """Whether a node stands for a quantizer."""
+    return node.domain == MARKER_DOMAIN and node.op_type == MARKER_OP
+
+
+def marker_index(node: ir.Node) -> int:
+    """The number of the quantizer that a marker stands for."""
+    return node.attributes["index"].as_int()
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    if options.get("dynamo") is False:
+        raise ValueError(
+            "export: `dynamo=False` is not supported; the TorchScript exporter is deprecated and loses the "
+            "tensors' names; leave `dynamo` out"
+        )
+    opset = options.get("opset_version")
+    if opset is not None and opset < MINIMUM_OPSET:
+        raise ValueError(
+            f"export: `opset_version` must be at least {MINIMUM_OPSET}, the lowest that torch.onnx translates "
+            f"for, got {opset}"
+        )
+
+
+def _copy_with_markers(model: nn.Module, quantizers: list[nn.Module]) -> nn.Module:
+    """A copy of the modules that shares every tensor, in eval mode, with markers for quantizers."""
+    memo: dict[int, Any] = {id(q): _Marker(i) for i, q in enumerate(quantizers)}
+    memo.update({id(t): t for t in [*model.parameters(), *model.buffers()]})
+    marked = copy.deepcopy(model, memo)
+    return marked.eval()
+
+
+def _split_arguments(
+    model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    keywords = dict(kwargs or {})
+    if isinstance(args, Mapping):
+        names = inspect.signature(model.forward).parameters
+        if all(name in names for name in args):
+            return (), {**args, **keywords}
+        return (dict(args),), keywords
+    if isinstance(args, tuple | list):
+        return tuple(args), keywords
+    return (args,), keywords
+
+
+def _export_quietly(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
+) -> torch.onnx.ONNXProgram:
+    is_verbose = bool(options.get("verbose"))
+    options = {"opset_version": DEFAULT_OPSET, **options, "dynamo": True, "verbose": is_verbose}
+    # What the caller decides about files is handled when the finished graph is written.
+    for name in ("external_data", "f"):
+        options.pop(name, None)
+    with contextlib.nullcontext() if is_verbose else _silence(), torch.no_grad():
+        program = torch.onnx.export(model, args, kwargs=kwargs, **options)
+    if program is None:
+        raise RuntimeError(
+            "export: torch.onnx.export returned no program; remove options that only write files"
+        )
+    return program
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No warning, log record or print of the exporter reaches the terminal; errors still raise."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,250 @@
+"""The FP32 ONNX graph with the encodings of its tensors beside it.
+
+`encode` turns marked nodes into entries of a table, so that the graph computes what the user's model computes.
+A tensor has at most one encoding under its name; where the simulation rounds one tensor to two grids, or rounds
+it for one reader only, an Identity node gives the second reading a name of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as ir_passes
+
+from aimet_torch.export.capture import MARKER_DOMAIN, Capture, is_marker, marker_index
+from aimet_torch.export.tensor_encoding import TensorEncoding
+
+# They read a tensor's size, not its numbers.
+_SIZE_READERS = frozenset({"Shape", "Size"})
+
+# Every number of the first output is a number of the first input, or zero, which every grid holds.
+_GRID_PRESERVING = frozenset(
+    {
+        "DepthToSpace",
+        "Dropout",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "GlobalMaxPool",
+        "Identity",
+        "MaxPool",
+        "ReduceMax",
+        "ReduceMin",
+        "Relu",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Trilu",
+        "Unsqueeze",
+    }
+)
+
+
+@dataclass
+class EncodedGraph:
+    """An ONNX model without quantizers, and the encoding of each of its quantized tensors."""
+
+    model: ir.Model
+    encodings: dict[ir.Value, TensorEncoding] = field(default_factory=dict)
+
+    def get(self, value: ir.Value | None) -> TensorEncoding | None:
+        """The encoding of a tensor, or None."""
+        return None if value is None else self.encodings.get(value)
+
+    def integer(self, value: ir.Value | None) -> TensorEncoding | None:
+        """The encoding of a tensor on an integer grid, or None."""
+        encoding = self.get(value)
+        return None if encoding is None or encoding.is_float else encoding
+
+
+def encode(capture: Capture, output_names: Collection[str] = ()) -> EncodedGraph:
+    """Take the markers out of a captured graph and tell which tensor has which encoding.
+
+    Args:
+        capture: graph with markers; its model is changed in place.
+        output_names: names that the caller chose for the model's outputs; other outputs get the name of the
+            operator's tensor, as in an export of the unquantized model.
+
+    Returns:
+        The graph, with encodings spread over operators that only move numbers.
+    """
+    graph = EncodedGraph(capture.model)
+    _merge_repeated(capture)
+    plan = [
+        (node, _has_exclusive_input(node, capture))
+        for node in capture.model.graph
+        if is_marker(node)
+    ]
+    for node, is_exclusive in plan:
+        encoding = capture.encoding(marker_index(node))
+        if is_exclusive:
+            graph.encodings.setdefault(_take_out(node, output_names), encoding)
+        else:
+            graph.encodings[_turn_into_identity(node)] = encoding
+    _tidy(capture.model)
+    _fold_weight_transposes(graph)
+    spread(graph)
+    return graph
+
+
+def _merge_repeated(capture: Capture) -> None:
+    """Rounding twice to one grid is rounding once; two equal readings of a tensor are one."""
+    earlier: dict[ir.Value, list[ir.Node]] = {}
+    for node in list(capture.model.graph):
+        if not is_marker(node):
+            continue
+        source = node.inputs[0]
+        producer = source.producer()
+        twins = [producer] if producer is not None and is_marker(producer) else []
+        twins += earlier.setdefault(source, [])
+        earlier[source].append(node)
+        if node.outputs[0].is_graph_output():
+            continue
+        encoding = capture.encoding(marker_index(node))
+        twin = next(
+            (t for t in twins if capture.encoding(marker_index(t)).has_same_grid(encoding)), None
+        )
+        if twin is not None:
+            node.outputs[0].replace_all_uses_with(twin.outputs[0])
+            earlier[source].remove(node)
+            capture.model.graph.remove(node, safe=True)
+
+
+def _has_exclusive_input(node: ir.Node, capture: Capture) -> bool:
+    """Whether all who read the marker's input read it rounded to the marker's grid."""
+    source, output = node.inputs[0], node.outputs[0]
+    if source.producer() is not None and is_marker(source.producer()) or source.is_graph_output():
+        return False
+    if output.is_graph_output() and source.producer() is None:
+        return False
+    encoding = capture.encoding(marker_index(node))
+    readers = [user for user in source.consumers() if user.op_type not in _SIZE_READERS]
+    return all(
+        is_marker(user) and capture.encoding(marker_index(user)).has_same_grid(encoding)
+        for user in readers
+    )
+
+
+def _take_out(node: ir.Node, output_names: Collection[str]) -> ir.Value:
+    source, output = node.inputs[0], node.outputs[0]
+    if output.is_graph_output() and output.name in output_names:
+        source.name = output.name
+    output.replace_all_uses_with(source, replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)
+    return source
+
+
+def _turn_into_identity(node: ir.Node) -> ir.Value:
+    source, output = node.inputs[0], node.outputs[0]
+    copy = ir.node("Identity", [source], name=f"{source.name}_requantized")
+    copy.outputs[0].name = (
+        f"{source.name}_requantized" if not output.is_graph_output() else output.name
+    )
+    copy.outputs[0].type, copy.outputs[0].shape = output.type, output.shape
+    node.graph.insert_before(node, copy)
+    output.replace_all_uses_with(copy.outputs[0], replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)
+    return copy.outputs[0]
+
+
+def _tidy(model: ir.Model) -> None:
+    """No leftover of the markers, and none of the exporter's notes about source files."""
+    model.opset_imports.pop(MARKER_DOMAIN, None)
+    ir.passes.Sequential(
+        ir_passes.RemoveUnusedNodesPass(),
+        ir_passes.RemoveUnusedFunctionsPass(),
+        ir_passes.ClearMetadataAndDocStringPass(),
+    )(model)
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    for node in model.graph:
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+def _fold_weight_transposes(graph: EncodedGraph) -> None:
+    """Store a weight that is only read transposed in that order: the encoding's name stays on the operand."""
+    for value in list(graph.model.graph.initializers.values()):
+        readers = value.consumers()
+        if (
+            not readers
+            or value.is_graph_output()
+            or any(node.op_type != "Transpose" for node in readers)
+        ):
+            continue
+        orders = {
+            tuple(node.attributes["perm"].as_ints())
+            for node in readers
+            if "perm" in node.attributes
+        }
+        if len(orders) != 1 or any("perm" not in node.attributes for node in readers):
+            continue
+        (order,) = orders
+        array = np.ascontiguousarray(np.transpose(value.const_value.numpy(), order))
+        value.const_value = ir.tensor(array, name=value.name)
+        value.shape = ir.Shape(array.shape)
+        for node in list(readers):
+            node.outputs[0].replace_all_uses_with(value)
+            node.graph.remove(node, safe=True)
+        encoding = graph.get(value)
+        if encoding is not None:
+            graph.encodings[value] = encoding.transposed(order)
+
+
+def spread(graph: EncodedGraph) -> None:
+    """Give the output of each operator that only moves numbers the encoding of its input."""
+    for node in graph.model.graph:
+        encoding = _preserved(node, graph)
+        if encoding is None:
+            continue
+        outputs = node.outputs if node.op_type == "Split" else node.outputs[:1]
+        for value in outputs:
+            graph.encodings.setdefault(value, encoding)
+
+
+def _preserved(node: ir.Node, graph: EncodedGraph) -> TensorEncoding | None:
+    if node.domain != "" or not node.inputs:
+        return None
+    encoding = graph.get(node.inputs[0])
+    if encoding is None:
+        return None
+    if node.op_type == "Transpose" and not encoding.is_per_tensor and "perm" in node.attributes:
+        return encoding.transposed(tuple(node.attributes["perm"].as_ints()))
+    if not encoding.is_per_tensor:
+        return encoding if node.op_type == "Identity" else None
+    is_kept = (
+        node.op_type in _GRID_PRESERVING
+        or node.op_type == "Concat"
+        and all(_is_alike(value, encoding, graph) for value in node.inputs)
+        or node.op_type == "Pad"
+        and _pads_with_zero(node)
+        or node.op_type == "Resize"
+        and "mode" in node.attributes
+        and node.attributes["mode"].as_string() == "nearest"
+    )
+    return encoding if is_kept else None
+
+
+def _is_alike(value: ir.Value | None, encoding: TensorEncoding, graph: EncodedGraph) -> bool:
+    other = graph.get(value)
+    return other is not None and other.has_same_grid(encoding)
+
+
+def _pads_with_zero(node: ir.Node) -> bool:
+    if "mode" in node.attributes and node.attributes["mode"].as_string() != "constant":
+        return True
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return True
+    filler = ir.convenience.get_const_tensor(node.inputs[2])
+    return filler is not None and not np.any(filler.numpy())

@@ -1,0 +1,300 @@
+"""Encodings become QuantizeLinear and DequantizeLinear nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as ir_passes
+
+from aimet_torch.export.bias import integer_biases
+from aimet_torch.export.encoded_graph import EncodedGraph
+from aimet_torch.export.onnx_grid import OnnxGrid, Signedness, onnx_grid
+from aimet_torch.export.tensor_encoding import TensorEncoding
+
+PRODUCER = "aimet_torch"
+
+# Operators for which a target wants every operand on an integer grid, constants too.
+_OPERATORS_WITH_CONSTANTS = frozenset({"Add", "Sub", "Mul", "Div", "Concat", "MatMul"})
+
+
+def lower(
+    graph: EncodedGraph,
+    export_int32_bias: bool,
+    prequantize_constants: bool,
+    signedness: Signedness,
+) -> None:
+    """Put a QuantizeLinear/DequantizeLinear pair behind every tensor that has an integer encoding, in place.
+
+    Args:
+        graph: FP32 graph and encodings; afterwards its model holds the pairs.
+        export_int32_bias: biases as int32 constants on the accumulator's grid.
+        prequantize_constants: weights as integer constants without QuantizeLinear.
+        signedness: type of activations' integers; None keeps each grid's own.
+    """
+    opset = graph.model.opset_imports[""]
+    writer = _Writer(graph, opset, prequantize_constants, signedness)
+    # Biases need the encodings of inputs and weights, and may raise the scale of zero weights: first of all.
+    biases = integer_biases(graph) if export_int32_bias else []
+    constants = _exact_constants(graph)
+    for value, encoding in list(graph.encodings.items()):
+        if not encoding.is_float:
+            writer.insert_pair(value, encoding)
+    for bias in biases:
+        source = bias.node.inputs[2]
+        writer.constant(source, bias.integers, bias.scale, None, 0, [(bias.node, 2)])
+    for constant in constants:
+        writer.constant(
+            constant.value,
+            constant.integers,
+            constant.scale,
+            constant.zero_point,
+            None,
+            constant.uses,
+        )
+    ir.passes.Sequential(ir_passes.RemoveUnusedNodesPass(), ir_passes.TopologicalSortPass())(
+        graph.model
+    )
+    graph.model.metadata_props["producer"] = PRODUCER
+
+
+@dataclass(frozen=True)
+class _ExactConstant:
+    """A constant operand that has one value throughout: that value is the scale of its grid."""
+
+    value: ir.Value
+    integers: np.ndarray
+    scale: np.ndarray
+    zero_point: np.ndarray
+    uses: list[tuple[ir.Node, int]]
+
+
+def _exact_constants(graph: EncodedGraph) -> list[_ExactConstant]:
+    result = []
+    for value in list(graph.model.graph.initializers.values()):
+        if (
+            graph.get(value) is not None
+            or value.dtype != ir.DataType.FLOAT
+            or value.const_value is None
+        ):
+            continue
+        uses = [(use.node, use.idx) for use in value.uses() if _wants_integers(use.node, graph)]
+        if not uses:
+            continue
+        array = value.const_value.numpy()
+        number = array.flat[0] if array.size else np.float32(0)
+        if not np.isfinite(number) or np.any(array != number):
+            continue
+        # (1 - 0) * c, or (0 - 1) * -c for a negative c: exact.
+        is_negative = bool(number < 0)
+        integers = np.full(array.shape, 0 if is_negative or number == 0 else 1, np.uint8)
+        scale = np.abs(number, dtype=np.float32) if number != 0 else np.float32(1)
+        result.append(_ExactConstant(value, integers, scale, np.uint8(is_negative), uses))
+    return result
+
+
+def _wants_integers(node: ir.Node, graph: EncodedGraph) -> bool:
+    return (
+        node.domain == ""
+        and node.op_type in _OPERATORS_WITH_CONSTANTS
+        and any(graph.integer(value) is not None for value in node.inputs)
+    )
+
+
+class _Writer:
+    """Adds nodes and constants to a graph under names that nobody else has."""
+
+    def __init__(
+        self, graph: EncodedGraph, opset: int, prequantize_constants: bool, signedness: Signedness
+    ) -> None:
+        self._graph = graph.model.graph
+        self._opset = opset
+        self._prequantize = prequantize_constants
+        self._signedness = signedness
+        self._names = set(self._graph.initializers)
+        self._names.update(value.name for value in self._graph.inputs)
+        self._names.update(value.name for node in self._graph for value in node.outputs)
+
+    def insert_pair(self, value: ir.Value, encoding: TensorEncoding) -> None:
+        """Let all readers of a tensor read it quantized and dequantized."""
+        is_weight = value.is_initializer() and encoding.is_param
+        grid = onnx_grid(encoding, None if is_weight else self._signedness, self._opset)
+        readers = [use for use in value.uses() if use.node.op_type not in ("Shape", "Size")]
+        is_output = value.is_graph_output()
+        name = value.name or "tensor"
+        rank = value.shape.rank() if value.shape is not None else 0
+        scale, zero_point, attributes = self._parameters(name, grid, rank, value)
+        is_stored = value.is_initializer() and (self._prequantize or not grid.saturates_alike)
+        if is_stored:
+            array = np.asarray(value.const_value.numpy(), dtype=np.float32)
+            quantized = self._initializer(f"{name}_quantized", grid.integers(array), grid.dtype)
+        else:
+            source = value if grid.saturates_alike else self._clipped(value, grid)
+            quantized = self._node(
+                "QuantizeLinear",
+                [source, scale, zero_point],
+                f"{name}_quantized",
+                grid.dtype,
+                value.shape,
+                attributes,
+            )
+        result = self._node(
+            "DequantizeLinear",
+            [quantized, scale, zero_point],
+            f"{name}_dequantized",
+            value.dtype or ir.DataType.FLOAT,
+            value.shape,
+            attributes,
+        )
+        for use in readers:
+            use.node.replace_input_with(use.idx, result)
+        if is_output:
+            self._take_over_output(value, result)
+
+    def constant(
+        self,
+        value: ir.Value,
+        integers: np.ndarray,
+        scale: np.ndarray,
+        zero_point: np.ndarray | None,
+        axis: int | None,
+        uses: list[tuple[ir.Node, int]],
+    ) -> None:
+        """Let the given readers of a constant read it from integers."""
+        name = value.name or "constant"
+        dtype = ir.DataType.INT32 if integers.dtype == np.int32 else ir.DataType.UINT8
+        inputs = [
+            self._initializer(f"{name}_quantized", integers.reshape(value.shape.numpy()), dtype),
+            self._initializer(f"{name}_scale", np.asarray(scale, np.float32), ir.DataType.FLOAT),
+        ]
+        if zero_point is not None:
+            inputs.append(self._initializer(f"{name}_zero_point", zero_point, dtype))
+        attributes = {"axis": axis} if axis is not None and np.ndim(scale) > 0 else {}
+        result = self._node(
+            "DequantizeLinear",
+            inputs,
+            f"{name}_dequantized",
+            ir.DataType.FLOAT,
+            value.shape,
+            attributes,
+        )
+        for node, index in uses:
+            node.replace_input_with(index, result)
+
+    def _parameters(
+        self, name: str, grid: OnnxGrid, rank: int, value: ir.Value
+    ) -> tuple[ir.Value, ir.Value, dict[str, int]]:
+        """Scale and zero point as ONNX wants their shape: a scalar, a vector along `axis`, or by block."""
+        encoding = grid.encoding
+        scale, zero_point = encoding.scale, grid.zero_point
+        attributes: dict[str, int] = {}
+        axis = encoding.channel_axis(rank)
+        if encoding.block_size is not None:
+            scale, zero_point, attributes = _by_block(encoding, grid, value)
+        elif axis is None:
+            scale, zero_point = scale.reshape(()), zero_point.reshape(())
+        else:
+            scale, zero_point, attributes = (
+                scale.reshape(-1),
+                zero_point.reshape(-1),
+                {"axis": axis},
+            )
+        return (
+            self._initializer(f"{name}_scale", scale, value.dtype or ir.DataType.FLOAT),
+            self._initializer(f"{name}_zero_point", zero_point, grid.dtype),
+            attributes,
+        )
+
+    def _clipped(self, value: ir.Value, grid: OnnxGrid) -> ir.Value:
+        """The tensor limited to a grid that has fewer levels than its integer type."""
+        low, high = grid.real_limits()
+        if not grid.encoding.is_per_tensor:
+            raise NotImplementedError(
+                f"onnx_qdq.export: quantizer `{grid.encoding.source}` has {grid.encoding.bitwidth} bits and a scale "
+                "for each channel of an activation; ONNX has no integer type with its limits; use 4, 8 or 16 bits"
+            )
+        name = value.name or "tensor"
+        limits = [
+            self._initializer(f"{name}_{end}", limit.reshape(()), ir.DataType.FLOAT)
+            for end, limit in (("low", low), ("high", high))
+        ]
+        return self._node(
+            "Clip", [value, *limits], f"{name}_clipped", ir.DataType.FLOAT, value.shape, {}
+        )
+
+    def _take_over_output(self, value: ir.Value, result: ir.Value) -> None:
+        """The dequantized tensor becomes the model's output, under the output's name."""
+        name = value.name
+        value.name = self._unique(f"{name}_float")
+        result.name = name
+        for index, output in enumerate(self._graph.outputs):
+            if output is value:
+                self._graph.outputs[index] = result
+
+    def _initializer(self, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
+        name = self._unique(name)
+        array = np.asarray(array)
+        if dtype in (ir.DataType.INT4, ir.DataType.UINT4):
+            stored = array.astype(np.int8 if dtype.is_signed() else np.uint8).astype(dtype.numpy())
+        else:
+            stored = array.astype(dtype.numpy())
+        value = ir.val(
+            name,
+            const_value=ir.Tensor(
+                np.ascontiguousarray(stored).reshape(array.shape), dtype=dtype, name=name
+            ),
+        )
+        self._graph.register_initializer(value)
+        return value
+
+    def _node(
+        self,
+        op_type: str,
+        inputs: list[ir.Value],
+        name: str,
+        dtype: ir.DataType,
+        shape: ir.Shape | None,
+        attributes: dict[str, int],
+    ) -> ir.Value:
+        name = self._unique(name)
+        node = ir.node(op_type, inputs, attributes=attributes, name=f"node_{name}")
+        value = node.outputs[0]
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
+        self._graph.append(node)  # sorted when all nodes are there
+        return value
+
+    def _unique(self, name: str) -> str:
+        candidate, count = name, 0
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._names.add(candidate)
+        return candidate
+
+
+def _by_block(
+    encoding: TensorEncoding, grid: OnnxGrid, value: ir.Value
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """ONNX blocks: one axis has blocks, along all others there is one scale for each element."""
+    sizes = list(value.shape.numpy())
+    blocks = [
+        size // count if block == -1 else block
+        for size, count, block in zip(sizes, encoding.scale.shape, encoding.block_size, strict=True)
+    ]
+    blocked = [
+        axis for axis, block in enumerate(blocks) if block > 1 and encoding.scale.shape[axis] > 1
+    ]
+    blocked = blocked or [axis for axis, block in enumerate(blocks) if block > 1][:1] or [0]
+    if len(blocked) > 1:
+        raise NotImplementedError(
+            f"onnx_qdq.export: quantizer `{encoding.source}` has blocks along axes {blocked}; ONNX has them along "
+            "one axis"
+        )
+    axis = blocked[0]
+    shape = [encoding.scale.shape[i] if i == axis else size for i, size in enumerate(sizes)]
+    return (
+        np.broadcast_to(encoding.scale, shape),
+        np.broadcast_to(grid.zero_point, shape),
+        {"axis": axis, "block_size": blocks[axis]},
+    )

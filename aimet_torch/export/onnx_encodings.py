@@ -1,0 +1,83 @@
+"""Export of a simulation as a plain FP32 ONNX file and an encodings file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from aimet_torch import encodings as encodings_files
+from aimet_torch.export.capture import capture
+from aimet_torch.export.encoded_graph import EncodedGraph, encode
+from aimet_torch.export.files import replace_together, save_model
+
+PRODUCER = {"package": "aimet_torch"}
+
+
+def export_onnx_with_encodings(
+    sim: Any,
+    args: Any,
+    f: str | os.PathLike[str],
+    encoding_version: str = "1.0.0",
+    **torch_onnx_kwargs: Any,
+) -> None:
+    """Write `f`, an ONNX file without any trace of quantizers, and `<stem of f>.encodings` beside it.
+
+    Every quantized tensor has an entry under its ONNX name (parameters: their `state_dict` name), and so have
+    the outputs of operators that only move numbers (reshape, transpose, max pooling, ...). Both files are
+    complete before they replace older ones.
+
+    Args:
+        sim: a `QuantizationSimModel`, or a module that holds quantizers.
+        args: example input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        f: path of the ONNX file.
+        encoding_version: version of the encodings file's format.
+        **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`, `dynamic_shapes`,
+            `dynamic_axes`, `opset_version` (18 or later), `external_data` (True: weights in a file of their own).
+
+    Raises:
+        ValueError: quantizers that have seen no data, or an option that is not supported.
+    """
+    path = Path(f)
+    model = model_of(sim)
+    external_data = torch_onnx_kwargs.get("external_data")
+    output_names = torch_onnx_kwargs.get("output_names") or ()
+    graph = encode(capture(model, args, **torch_onnx_kwargs), output_names)
+    with replace_together(path.parent) as folder:
+        save_model(graph.model, folder / path.name, external_data)
+        document = encodings_document(graph, sim)
+        encodings_files.write(folder / f"{path.stem}.encodings", document, encoding_version)
+
+
+def model_of(sim: Any) -> nn.Module:
+    """The module to export: a simulation's model, or the module itself.
+
+    Raises:
+        TypeError: neither.
+    """
+    model = getattr(sim, "model", sim)
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(sim, nn.Module):
+        return sim
+    raise TypeError(
+        f"export: expected a QuantizationSimModel or an nn.Module, got {type(sim).__name__}"
+    )
+
+
+def encodings_document(graph: EncodedGraph, sim: Any) -> dict[str, Any]:
+    """The neutral document of all encodings in a graph, in the order of the graph."""
+    activations, params = [], []
+    for value, encoding in graph.encodings.items():
+        rank = value.shape.rank() if value.shape is not None else None
+        (params if encoding.is_param else activations).append(encoding.to_entry(value.name, rank))
+    return {
+        "version": "1.0.0",
+        "producer": dict(PRODUCER),
+        "activation_encodings": activations,
+        "param_encodings": params,
+        "excluded_layers": list(getattr(sim, "excluded_layers", ())),
+        "quantizer_args": dict(getattr(sim, "quantizer_args", {})),
+    }

@@ -1,0 +1,104 @@
+"""Export of a simulation as one ONNX file with QuantizeLinear and DequantizeLinear (QDQ).
+
+Also reachable as `aimet_torch.onnx`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from aimet_torch.export.batch_norm import fold_batch_norms
+from aimet_torch.export.capture import DEFAULT_OPSET, capture, read_encodings
+from aimet_torch.export.encoded_graph import EncodedGraph, encode
+from aimet_torch.export.files import replace_together, save_model
+from aimet_torch.export.linear import merge_linear_layers
+from aimet_torch.export.lowering import lower
+from aimet_torch.export.onnx_encodings import model_of
+from aimet_torch.export.onnx_grid import needed_opset
+
+__all__ = ["export"]
+
+_FORCED = ("signed", "unsigned", None)
+
+
+def export(
+    model: Any,
+    args: Any,
+    f: str | os.PathLike[str],
+    *,
+    export_int32_bias: bool = True,
+    prequantize_constants: bool = False,
+    force_activation_as: str | None = "unsigned",
+    **torch_onnx_kwargs: Any,
+) -> None:
+    """Write an ONNX file whose integer grids are QuantizeLinear/DequantizeLinear pairs.
+
+    Every quantized tensor is followed by such a pair, as is every tensor that an operator only moves (reshape,
+    transpose, max pooling, ...), so that a target finds no floating-point island. Linear layers on more than two
+    axes become a Gemm between two Reshapes; batch norms that the simulation leaves to the target are folded;
+    scalar operands (`x * 0.5`) are constants on a grid of their own. 16-bit floating-point quantizers
+    leave no trace. ONNX Runtime without graph optimizations computes what the simulation computes, but for the
+    order of floating-point sums and the rounding of biases.
+
+    Args:
+        model: a `QuantizationSimModel`, or a module that holds quantizers.
+        args: example input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        f: path of the ONNX file; an older one stays until the new one is complete.
+        export_int32_bias: store biases as int32 with scale (input scale * weight scale) and zero point 0, for
+            Conv, ConvTranspose, Gemm and normalisations that read quantized input and weight; else as floats.
+        prequantize_constants: store weights as integers; else as floats that go through QuantizeLinear.
+        force_activation_as: "unsigned" or "signed" shifts the integers of activations to that type, None keeps
+            each quantizer's own.
+        **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`, `dynamic_shapes`,
+            `dynamic_axes`, `opset_version` (18 or later; default: 20, or 21 when 16-bit integers or blocks need
+            it), `external_data` (True: weights in a file of their own).
+
+    Raises:
+        ValueError: quantizers that have seen no data, or an option that is not supported.
+        NotImplementedError: a grid that ONNX does not have at this opset.
+    """
+    if force_activation_as not in _FORCED:
+        raise ValueError(
+            f"onnx_qdq.export: `force_activation_as` must be 'signed', 'unsigned' or None, got {force_activation_as!r}"
+        )
+    path = Path(f)
+    graph = to_qdq(
+        model,
+        args,
+        export_int32_bias=export_int32_bias,
+        prequantize_constants=prequantize_constants,
+        force_activation_as=force_activation_as,
+        **torch_onnx_kwargs,
+    )
+    with replace_together(path.parent) as folder:
+        save_model(graph.model, folder / path.name, torch_onnx_kwargs.get("external_data"))
+
+
+def to_qdq(
+    model: Any,
+    args: Any,
+    *,
+    export_int32_bias: bool,
+    prequantize_constants: bool,
+    force_activation_as: Any,
+    **torch_onnx_kwargs: Any,
+) -> EncodedGraph:
+    """The graph that `export` writes; arguments as there."""
+    captured = capture(
+        model_of(model), args, **{"opset_version": _opset(model_of(model)), **torch_onnx_kwargs}
+    )
+    graph = encode(captured, torch_onnx_kwargs.get("output_names") or ())
+    fold_batch_norms(graph)
+    merge_linear_layers(graph)
+    lower(graph, export_int32_bias, prequantize_constants, force_activation_as)
+    return graph
+
+
+def _opset(model: nn.Module) -> int:
+    """The default opset: a later one only when a quantizer needs it, as older targets read older files."""
+    encodings = [e for e in read_encodings(model)[1] if e is not None]
+    return max([DEFAULT_OPSET, *map(needed_opset, encodings)])
