@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import assets
 import onnxruntime
 import torch
+from aimet_torch.cross_layer_equalization import equalize_model
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 import aimet_torch
 from aimet_torch import QuantizationSimModel
 from aimet_torch.common.progress import progress
-from aimet_torch.cross_layer_equalization import equalize_model
 from aimet_torch.report import (
     QuantizationReport,
     Step,
@@ -144,9 +142,7 @@ def export(sim: QuantizationSimModel, run: Run, output: Path) -> list[tuple[str,
     example = run.calibration[:1]
     batch = {"x": {0: torch.export.Dim.DYNAMIC}}
     sim.onnx.export((example,), output / f"{NAME}.onnx", dynamic_shapes=batch)
-    aimet_torch.onnx.export(
-        sim, (example,), output / f"{NAME}_qdq.onnx", dynamic_shapes=batch
-    )
+    aimet_torch.onnx.export(sim, (example,), output / f"{NAME}_qdq.onnx", dynamic_shapes=batch)
     return [
         (f"{NAME}.onnx", "the network in FP32, without a trace of quantizers"),
         (f"{NAME}.encodings", "scale, offset and bit width of each tensor of that file, as JSON"),
@@ -178,9 +174,10 @@ def write_report(
     report = QuantizationReport(
         title="MobileNetV2: FP32 to W8A8",
         description=(
-            f"torchvision's MobileNetV2 with its ImageNet weights. {len(run.calibration)} photographs"
-            f" calibrated it, {len(run.evaluation)} others measured it"
-            f" ({assets.photographs_source()}). Layers and quantizers are those of the last simulation."
+            f"torchvision's MobileNetV2 with its ImageNet weights. {len(run.calibration)}"
+            f" photographs calibrated it, {len(run.evaluation)} others measured it"
+            f" ({assets.photographs_source()}). Layers and quantizers are those of the last"
+            " simulation."
         ),
         steps=run.steps,
         quantizers=describe_quantizers(sim),

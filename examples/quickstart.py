@@ -1,10 +1,10 @@
 import torch
-from aimet_torch import QuantizationSimModel
 from aimet_torch.cross_layer_equalization import equalize_model
 
-conv = torch.nn.Conv2d(3, 16, 3, stride=2)
-model = torch.nn.Sequential(conv, torch.nn.BatchNorm2d(16), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(3600, 10))
-batches = torch.randn(4, 8, 3, 32, 32)  # yours: a data loader, or any iterable of batches
+from aimet_torch import QuantizationSimModel
+
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+batches = torch.randn(4, 16, 3, 32, 32)  # yours: a data loader, or any iterable of batches
 
 equalize_model(model.eval(), dummy_input=batches[0])  # folds batch norms, evens out channels
 sim = QuantizationSimModel(model, batches[0])  # 8-bit weights and activations

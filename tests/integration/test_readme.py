@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -60,10 +61,24 @@ def test_cpp_example_builds_from_the_installed_wheel(installed_wheel, tmp_path: 
     # Half a step, and what rounding of the division and of the product may add.
     assert 0.4 < float(printed["largest error"].split()[0]) <= 0.5001
     assert printed["gradient"] == "true"
-    libraries = subprocess.run(["ldd", "build/app"], cwd=tmp_path, capture_output=True, text=True)
+    libraries = run(["ldd", "build/app"], cwd=tmp_path)
     assert (
         str(installed_wheel.python.parents[1])
-        in shlex.split(next(line for line in libraries.stdout.splitlines() if "libaimet" in line))[
-            2
-        ]
+        in shlex.split(next(line for line in libraries.splitlines() if "libaimet" in line))[2]
     )
+
+
+def test_results_are_those_recorded() -> None:
+    specification = importlib.util.spec_from_file_location(
+        "record", ROOT / ".ci" / "record_demo.py"
+    )
+    record = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(record)
+    results = json.loads(record.RESULTS.read_text())
+    assert record.TABLE.search(README.read_text()).group() == record.markdown(results)
+
+
+def test_linked_files_exist() -> None:
+    for document in (README, *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
