@@ -11,7 +11,6 @@
 #include <system_error>
 #include <utility>
 
-#define FMT_HEADER_ONLY
 #include <fmt/format.h>
 
 #include "aimet/encodings/errors.h"

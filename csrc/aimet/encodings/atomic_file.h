@@ -1,7 +1,6 @@
 // Whole files in and out. Internal to the encodings library.
 
-#ifndef AIMET_ENCODINGS_ATOMIC_FILE_H_
-#define AIMET_ENCODINGS_ATOMIC_FILE_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -19,5 +18,3 @@ std::string read_regular_file(const std::string& path, int64_t max_bytes);
 void write_file_atomically(const std::string& path, std::string_view content);
 
 }  // namespace aimet::encodings
-
-#endif  // AIMET_ENCODINGS_ATOMIC_FILE_H_

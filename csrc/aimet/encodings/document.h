@@ -6,8 +6,7 @@
 // [-2^(b-1), 2^(b-1) - 1] when `is_signed`, on [0, 2^b - 1] otherwise. Files of version 0.x and
 // 1.0.0 hold offsets of the unsigned grid; readers and writers convert.
 
-#ifndef AIMET_ENCODINGS_DOCUMENT_H_
-#define AIMET_ENCODINGS_DOCUMENT_H_
+#pragma once
 
 #include <cstdint>
 #include <map>
@@ -88,5 +87,3 @@ inline int64_t unsigned_offset(const TensorEncoding& encoding, int64_t offset) {
 }
 
 }  // namespace aimet::encodings
-
-#endif  // AIMET_ENCODINGS_DOCUMENT_H_

@@ -6,7 +6,6 @@
 #include <array>
 #include <utility>
 
-#define FMT_HEADER_ONLY
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

@@ -8,8 +8,7 @@
 // Every malformed input ends in a FormatError or an UnsupportedError, every failure of the file
 // system in a FileError (errors.h). All functions may be called from several threads at once.
 
-#ifndef AIMET_ENCODINGS_ENCODINGS_H_
-#define AIMET_ENCODINGS_ENCODINGS_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -18,6 +17,7 @@
 
 #include "aimet/encodings/document.h"
 #include "aimet/encodings/errors.h"
+#include "aimet/export.h"
 
 namespace aimet::encodings {
 
@@ -29,34 +29,32 @@ struct Limits {
 };
 
 // Reads the file at `path` (UTF-8, a regular file).
-EncodingsDocument read_file(const std::string& path, const Limits& limits = {});
+AIMET_API EncodingsDocument read_file(const std::string& path, const Limits& limits = {});
 
 // Reads a file's text; `source` names it in errors.
-EncodingsDocument parse(std::string_view text, const std::string& source,
-                        const Limits& limits = {});
+AIMET_API EncodingsDocument parse(std::string_view text, const std::string& source,
+                                  const Limits& limits = {});
 
 // The text of a file of `version`, ending in a line feed. "" writes the 0.6.1 entries without a
 // version and without empty sections. Numbers have as many digits as it takes to read back to the
 // same double, hence to the same float32 when the scale was one.
-std::string serialize(const EncodingsDocument& document, std::string_view version);
+AIMET_API std::string serialize(const EncodingsDocument& document, std::string_view version);
 
 // serialize() into a file, atomically: another process sees the old file or the new one, and a
 // failure leaves the old one (or none) and no temporary file.
-void write_file(const std::string& path, const EncodingsDocument& document,
-                std::string_view version);
+AIMET_API void write_file(const std::string& path, const EncodingsDocument& document,
+                          std::string_view version);
 
 // The JSON form in which a document passes between Python and C++; it loses nothing.
-std::string to_neutral_json(const EncodingsDocument& document);
-EncodingsDocument from_neutral_json(std::string_view text, const Limits& limits = {});
+AIMET_API std::string to_neutral_json(const EncodingsDocument& document);
+AIMET_API EncodingsDocument from_neutral_json(std::string_view text, const Limits& limits = {});
 
 // Throws FormatError where fields of `document` contradict each other (lengths, ranges, shapes).
 // Readers and writers call it; `source` names the document in errors.
-void validate(const EncodingsDocument& document, const std::string& source);
+AIMET_API void validate(const EncodingsDocument& document, const std::string& source);
 
 // Versions in ascending order.
-std::vector<std::string> readable_versions();
-std::vector<std::string> writable_versions();
+AIMET_API std::vector<std::string> readable_versions();
+AIMET_API std::vector<std::string> writable_versions();
 
 }  // namespace aimet::encodings
-
-#endif  // AIMET_ENCODINGS_ENCODINGS_H_

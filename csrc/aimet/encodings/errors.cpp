@@ -5,7 +5,6 @@
 #include <system_error>
 #include <utility>
 
-#define FMT_HEADER_ONLY
 #include <fmt/format.h>
 
 namespace aimet::encodings {

@@ -2,16 +2,17 @@
 // the JSON the problem is, and why. Nothing else is thrown on purpose by this library, except
 // std::bad_alloc when memory runs out.
 
-#ifndef AIMET_ENCODINGS_ERRORS_H_
-#define AIMET_ENCODINGS_ERRORS_H_
+#pragma once
 
 #include <stdexcept>
 #include <string>
 
+#include "aimet/export.h"
+
 namespace aimet::encodings {
 
 // Common base. what() is "<source>: <location>: <reason>", without the parts that are empty.
-class EncodingsError : public std::runtime_error {
+class AIMET_API EncodingsError : public std::runtime_error {
  public:
   EncodingsError(std::string source, std::string location, std::string reason);
 
@@ -29,19 +30,19 @@ class EncodingsError : public std::runtime_error {
 };
 
 // The content is wrong: not JSON, a missing or misspelt key, a wrong type, a value out of range.
-class FormatError : public EncodingsError {
+class AIMET_API FormatError : public EncodingsError {
  public:
   using EncodingsError::EncodingsError;
 };
 
 // The content may be right, but this library, or the file version asked for, cannot express it.
-class UnsupportedError : public EncodingsError {
+class AIMET_API UnsupportedError : public EncodingsError {
  public:
   using EncodingsError::EncodingsError;
 };
 
 // The operating system refused: no such file, no permission, disk full.
-class FileError : public EncodingsError {
+class AIMET_API FileError : public EncodingsError {
  public:
   FileError(std::string source, const std::string& action, int error_number);
 
@@ -53,5 +54,3 @@ class FileError : public EncodingsError {
 };
 
 }  // namespace aimet::encodings
-
-#endif  // AIMET_ENCODINGS_ERRORS_H_

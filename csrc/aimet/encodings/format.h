@@ -1,8 +1,7 @@
 // The table of file versions. A further version is one more file with a reader and a writer and
 // one more line in formats() (encodings.cpp). Internal to the encodings library.
 
-#ifndef AIMET_ENCODINGS_FORMAT_H_
-#define AIMET_ENCODINGS_FORMAT_H_
+#pragma once
 
 #include <string>
 #include <string_view>
@@ -35,5 +34,3 @@ void read_1_0_0(const JsonView& root, EncodingsDocument& document);
 Json write_1_0_0(const EncodingsDocument& document, const std::string& source);
 
 }  // namespace aimet::encodings
-
-#endif  // AIMET_ENCODINGS_FORMAT_H_

@@ -6,7 +6,6 @@
 #include <utility>
 #include <vector>
 
-#define FMT_HEADER_ONLY
 #include <fmt/format.h>
 
 #include "aimet/encodings/json_view.h"

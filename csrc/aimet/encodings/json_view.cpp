@@ -7,7 +7,6 @@
 #include <cmath>
 #include <limits>
 
-#define FMT_HEADER_ONLY
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

@@ -2,8 +2,7 @@
 // large inputs, and a cursor whose accessors check types and ranges and report the JSON path of
 // what is wrong. Internal to the encodings library.
 
-#ifndef AIMET_ENCODINGS_JSON_VIEW_H_
-#define AIMET_ENCODINGS_JSON_VIEW_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -25,8 +24,8 @@ using Json = nlohmann::ordered_json;  // files keep the order of their tensors
 // Parses `text`; throws FormatError with line and column.
 Json parse_json(std::string_view text, const std::string& source, const Limits& limits);
 
-// Appends a member whose key is known to be new. The map's own interface searches for the key first,
-// which makes building a large object quadratic.
+// Appends a member whose key is known to be new. The map's own interface searches for the key
+// first, which makes building a large object quadratic.
 Json& append_member(Json& object, std::string key, Json value);
 
 // A value inside a document. Holds pointers to the value, to `source` and to the parent view, all
@@ -107,5 +106,3 @@ std::vector<T> read_list(const JsonView& view, const Accessor& accessor) {
 std::string json_path_step(std::string_view key);
 
 }  // namespace aimet::encodings
-
-#endif  // AIMET_ENCODINGS_JSON_VIEW_H_

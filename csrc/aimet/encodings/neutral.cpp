@@ -11,7 +11,6 @@
 #include <limits>
 #include <utility>
 
-#define FMT_HEADER_ONLY
 #include <fmt/format.h>
 
 #include "aimet/encodings/json_view.h"

@@ -7,7 +7,6 @@
 #include <utility>
 #include <variant>
 
-#define FMT_HEADER_ONLY
 #include <fmt/format.h>
 
 #include "aimet/encodings/validate.h"

@@ -1,8 +1,7 @@
 // What the file versions have in common: the sections besides the encodings, the unsigned offset
 // convention, and the layout of the text. Internal to the encodings library.
 
-#ifndef AIMET_ENCODINGS_SECTIONS_H_
-#define AIMET_ENCODINGS_SECTIONS_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -43,5 +42,3 @@ std::string to_compact_text(const Json& value);
 std::string section_path(std::string_view section, const TensorEncoding& encoding);
 
 }  // namespace aimet::encodings
-
-#endif  // AIMET_ENCODINGS_SECTIONS_H_

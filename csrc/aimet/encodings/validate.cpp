@@ -9,7 +9,6 @@
 #include <unordered_set>
 #include <variant>
 
-#define FMT_HEADER_ONLY
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 

@@ -1,8 +1,7 @@
 // Rules that every encoding obeys, whatever file it comes from. Internal to the encodings library;
 // validate() itself is declared in encodings.h.
 
-#ifndef AIMET_ENCODINGS_VALIDATE_H_
-#define AIMET_ENCODINGS_VALIDATE_H_
+#pragma once
 
 #include <string>
 
@@ -20,5 +19,3 @@ bool is_valid_scale(double scale);
 std::string find_inconsistency(const TensorEncoding& encoding);
 
 }  // namespace aimet::encodings
-
-#endif  // AIMET_ENCODINGS_VALIDATE_H_

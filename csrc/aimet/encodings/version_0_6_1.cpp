@@ -6,7 +6,6 @@
 #include <cmath>
 #include <utility>
 
-#define FMT_HEADER_ONLY
 #include <fmt/format.h>
 
 #include "aimet/encodings/format.h"

@@ -8,7 +8,6 @@
 #include <limits>
 #include <utility>
 
-#define FMT_HEADER_ONLY
 #include <fmt/format.h>
 
 #include "aimet/encodings/format.h"

@@ -34,7 +34,8 @@ TEST(JsonText, RejectsNumbersThatNoDoubleHolds) {
 }
 
 TEST(JsonText, RejectsTextThatIsNotUtf8) {
-  expect_error(replaced(kFile100, "gelu_out", "gelu\xff"), "line 6, column 18", "UTF-8 byte; last read: '\"gelu<ff>'");
+  expect_error(replaced(kFile100, "gelu_out", "gelu\xff"),
+               "line 6, column 18", "UTF-8 byte; last read: '\"gelu<ff>'");
   expect_error(replaced(kFile100, "gelu_out", "\xc0\xafx"), "line 6, column 14", "UTF-8");
   expect_error(replaced(kFile100, "gelu_out", "\\ud800"), "line 6, column 20", "surrogate");
 }

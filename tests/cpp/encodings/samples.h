@@ -1,7 +1,6 @@
 // Encodings files that the tests share: one of each version with every kind of entry.
 
-#ifndef AIMET_TESTS_ENCODINGS_SAMPLES_H_
-#define AIMET_TESTS_ENCODINGS_SAMPLES_H_
+#pragma once
 
 #include <string>
 
@@ -81,5 +80,3 @@ void expect_error(const std::string& text, const std::string& location, const st
 }
 
 }  // namespace aimet::encodings::testing
-
-#endif  // AIMET_TESTS_ENCODINGS_SAMPLES_H_

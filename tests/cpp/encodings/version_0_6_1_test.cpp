@@ -134,7 +134,8 @@ TEST(Version061, RejectsWhatItsEntriesMustNotBe) {
   const std::vector<Case> cases = {
       {R"("offset": -85)", R"("offset": 1)", input + ".offset", "between -255 and 0, got 1"},
       {R"("offset": -85)", R"("offset": -256)", input + ".offset", "between -255 and 0"},
-      {R"("offset": -85)", R"("offset": -85.5)", input + ".offset", "must be an integer, got -85.5"},
+      {R"("offset": -85)", R"("offset": -85.5)", input + ".offset",
+       "must be an integer, got -85.5"},
       {R"("offset": -85)", R"("offset": -1e300)", input + ".offset", "between -255 and 0"},
       {R"("offset": -85)", R"("offset": 18446744073709551615)", input + ".offset",
        "got 18446744073709551615"},

@@ -165,7 +165,8 @@ TEST(Version100, RefusesToWriteWhatAVersionCannotExpress) {
   encoding.offset = {-4000000000};
   wide.activation_encodings = {encoding};
   EXPECT_THROW(serialize(wide, "1.0.0"), UnsupportedError);
-  EXPECT_EQ(parse(serialize(wide, "0.6.1"), "again").activation_encodings, wide.activation_encodings);
+  EXPECT_EQ(parse(serialize(wide, "0.6.1"), "again").activation_encodings,
+            wide.activation_encodings);
 }
 
 }  // namespace

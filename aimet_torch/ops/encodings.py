@@ -1,0 +1,61 @@
+"""Encodings files as JSON text: typed functions over the operators of the C++ library."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+
+_ERROR_NUMBER = re.compile(r"^(?P<text>.*) \[errno (?P<number>\d+)\]", re.DOTALL)
+
+
+def read_encodings(path: str | os.PathLike[str]) -> str:
+    """Read an encodings file of any supported version.
+
+    Args:
+        path: A file of version 0.4.0, 0.5.0, 0.6.1 or 1.0.0, or one without a version.
+
+    Returns:
+        The document as JSON text in the form of :func:`aimet_torch.encodings.read`.
+
+    Raises:
+        OSError: The file cannot be read (``FileNotFoundError``, ``PermissionError``, ...).
+        ValueError: It is malformed; the message has the JSON path and the reason.
+        NotImplementedError: Its version, or a kind of encoding in it, is not supported.
+    """
+    filename = os.fspath(path)
+    try:
+        return torch.ops.aimet.read_encodings(filename)
+    except RuntimeError as error:
+        raise _os_error(error, filename) from error
+
+
+def write_encodings(path: str | os.PathLike[str], document: str, version: str) -> None:
+    """Write an encodings file: the old file stays untouched until the new one is complete.
+
+    Args:
+        path: Where to write; a symbolic link is followed.
+        document: JSON text in the form of :func:`aimet_torch.encodings.read`.
+        version: "0.6.1", "1.0.0", or "" for version 0.6.1's entries without a version.
+
+    Raises:
+        OSError: The file cannot be written; nothing is left behind.
+        ValueError: The document is malformed or contradicts itself.
+        NotImplementedError: ``version`` cannot be written or cannot express the document.
+    """
+    filename = os.fspath(path)
+    try:
+        torch.ops.aimet.write_encodings(filename, document, version)
+    except RuntimeError as error:
+        raise _os_error(error, filename) from error
+
+
+def _os_error(error: RuntimeError, filename: str) -> Exception:
+    """``error`` as the ``OSError`` it reports, or ``error`` itself when it reports none."""
+    if isinstance(error, NotImplementedError):  # a subclass of RuntimeError
+        return error
+    match = _ERROR_NUMBER.match(str(error))
+    if match is None:
+        return error
+    return OSError(int(match["number"]), match["text"], filename)
