@@ -1,0 +1,7 @@
+"""The connected graph of a model: tracing, operations and values, and the runnable rewritten model."""
+
+from aimet_torch.graph.capture import trace
+from aimet_torch.graph.model_graph import Boundary, ModelGraph, OpNode, Value, skip_identity
+from aimet_torch.graph.op_types import GRID_PRESERVING_OPS
+
+__all__ = ["GRID_PRESERVING_OPS", "Boundary", "ModelGraph", "OpNode", "Value", "skip_identity", "trace"]

@@ -1,0 +1,241 @@
+"""``trace``: a model and an example input -> ModelGraph."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from aimet_torch.graph import runtime
+from aimet_torch.graph.boundaries import BoundaryRecord
+from aimet_torch.graph.model_graph import Boundary, ModelGraph, OpNode, Value
+from aimet_torch.graph.op_types import op_type_of_module
+from aimet_torch.graph.rewrite import Signature
+from aimet_torch.graph.structure import is_namedtuple, leaves
+from aimet_torch.graph.symbols import watched_builtins
+from aimet_torch.graph.torch_functions import getitem
+from aimet_torch.graph.tracer import Recorder
+from aimet_torch.graph.values import Untraceable
+
+_LOCK = threading.RLock()  # tracing replaces nn.Module.__call__ for the whole process
+
+
+def trace(model: nn.Module, dummy_input: Any) -> ModelGraph:
+    """Record the graph of ``model``.
+
+    The model runs on ``dummy_input`` in eval mode without gradients, once for every part that turns out untraceable and
+    once more. It is left as it was: modes, buffers, attributes, random state.
+
+    Args:
+        model: Any module that runs on ``dummy_input``.
+        dummy_input: A tensor, a tuple or list of positional arguments, or a dict: keyword arguments when all its keys are
+            parameters of ``forward``, else one positional argument.
+
+    Returns:
+        The graph. What cannot be traced is a boundary in it.
+
+    Raises:
+        Exception: whatever the model itself raises on ``dummy_input``.
+    """
+    signature = inspect.signature(model.forward)
+    args, kwargs = _arguments(signature, dummy_input)
+    boundaries: dict[str, str] = {}
+    with _LOCK, _preserved(model), torch.no_grad():
+        model.eval()
+        while True:
+            attempt = _Attempt(model, signature, boundaries)
+            try:
+                with _preserved(model):
+                    attempt.run(args, kwargs)
+                return attempt.result()
+            except Untraceable as error:
+                path = error.path or ""
+                while path in boundaries:  # it failed even as a boundary: so does whatever calls it
+                    if not path:
+                        break
+                    path = path.rpartition(".")[0]
+                boundaries = {p: r for p, r in boundaries.items() if not p.startswith(f"{path}." if path else "")}
+                boundaries[path] = error.reason
+            if "" in boundaries:
+                with _preserved(model):
+                    return _one_boundary(model, signature, boundaries[""], args, kwargs)
+
+
+def _arguments(signature: inspect.Signature, dummy_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(dummy_input, Mapping):
+        names = signature.parameters
+        open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in names.values())
+        if all(isinstance(k, str) and (k in names or open_ended) for k in dummy_input):
+            return (), dict(dummy_input)
+        return (dummy_input,), {}
+    if isinstance(dummy_input, (tuple, list)) and not is_namedtuple(dummy_input):
+        return tuple(dummy_input), {}
+    return (dummy_input,), {}
+
+
+def _copied(value: Any) -> Any:
+    """``value`` with copies of its tensors: the model may write into them."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if is_namedtuple(value):
+        return type(value)(*map(_copied, value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_copied, value))
+    if isinstance(value, dict):
+        return type(value)((k, _copied(v)) for k, v in value.items())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{f.name: _copied(getattr(value, f.name)) for f in dataclasses.fields(value)})
+    return value
+
+
+@contextlib.contextmanager
+def _preserved(model: nn.Module) -> Iterator[None]:
+    """Put everything that running the model may change back as it was."""
+    modules = list(model.modules())
+    attributes = [
+        {k: dict(v) if isinstance(v, dict) else v for k, v in module.__dict__.items()} for module in modules
+    ]  # fmt: skip
+    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        for module, saved in zip(modules, attributes, strict=True):
+            current = module.__dict__
+            for name in current.keys() - saved.keys():
+                del current[name]
+            for name, value in saved.items():
+                if isinstance(value, dict) and isinstance(current.get(name), dict):
+                    current[name].clear()
+                    current[name].update(value)
+                else:
+                    current[name] = value
+        with torch.no_grad():
+            for buffer, content in buffers:
+                if not torch.equal(buffer, content):
+                    buffer.copy_(content)
+
+
+class _Attempt:
+    """One run of the model under a recorder."""
+
+    def __init__(self, model: nn.Module, signature: inspect.Signature, boundaries: dict[str, str]) -> None:
+        self.model = model
+        self.signature = signature
+        self.recorder = Recorder(model, boundaries, _tensor_names(model))
+        self.graph = self.recorder.graph
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        bound = self.signature.bind(*args, **kwargs)
+        arguments = {name: _copied(value) for name, value in bound.arguments.items()}
+        for name, parameter in self.signature.parameters.items():
+            self._placeholder(name, parameter, arguments)
+        bound.arguments.update(arguments)
+        user_modules = {
+            sys.modules[type(m).__module__]
+            for m in self.model.modules()
+            if type(m).__module__ in sys.modules and type(m).__module__.partition(".")[0] != "torch"
+        }
+        with watched_builtins(user_modules), self.recorder.watching():
+            result = self.model(*bound.args, **bound.kwargs)
+            self.graph.output(self.recorder.lower(result))
+
+    def _placeholder(self, name: str, parameter: inspect.Parameter, arguments: dict[str, Any]) -> None:
+        star = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        node = self.graph.placeholder(star + name)
+        if name in arguments:
+            self._input(arguments[name], lambda: node, name)
+        elif star:
+            self.graph.call_function(runtime.check_length, (node, 0, name))
+        else:
+            self._fixed(parameter.default, node, name)
+
+    def _input(self, value: Any, make: Callable[[], fx.Node], name: str) -> None:
+        """Describe where the tensors of one argument are; ``make`` gives the node of ``value`` itself."""
+        if isinstance(value, Tensor):
+            node = make()
+            node.meta.update(outputs=[((), tuple(value.shape), value.dtype)], input_name=name, varies=True)
+            self.recorder.values.define(value, node)
+            if self.recorder.device_source is None:
+                self.recorder.device_source, self.recorder.device = node, value.device
+        elif isinstance(value, (tuple, list, dict)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            node = make()
+            self.graph.call_function(runtime.check_length, (node, len(value), name))
+            for key, item in items:
+                self._input(
+                    item, lambda key=key: self.graph.call_function(getitem, (node, key)), f"{name}.{key}"
+                )  # type: ignore[misc]
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            node = make()
+            for field in dataclasses.fields(value):
+                self._input(
+                    getattr(value, field.name),
+                    lambda key=field.name: self.graph.call_function(getattr, (node, key)),
+                    f"{name}.{field.name}",
+                )  # type: ignore[misc]
+        else:
+            self._fixed(value, make(), name)
+
+    def _fixed(self, value: Any, node: fx.Node, name: str) -> None:
+        if value is None or isinstance(value, (bool, int, float, str)):
+            self.graph.call_function(runtime.check_argument, (node, value, name))
+        elif leaves(value):
+            raise Untraceable(f"argument `{name}` holds tensors in an object of type {type(value).__name__}", "")
+
+    def result(self) -> ModelGraph:
+        """The finished graph."""
+        recorder = self.recorder
+        for node in reversed(self.graph.nodes):
+            if node.op == "call_function" and node.target is getitem and not node.users:
+                self.graph.erase_node(node)
+        return ModelGraph(
+            self.model,
+            self.graph,
+            Signature.of(self.signature),
+            [_boundary(self.model, r) for r in recorder.boundary_records.values()],
+            list(recorder.specializations.values()),
+            recorder.constants,
+        )
+
+
+def _tensor_names(model: nn.Module) -> dict[int, str]:
+    """Dotted names of all tensors that the model holds as parameters, buffers or plain attributes."""
+    names: dict[int, str] = {}
+    for prefix, module in model.named_modules():
+        for source in (module._parameters, module._buffers, module.__dict__):
+            for name, value in source.items():
+                if isinstance(value, Tensor):
+                    names.setdefault(id(value), f"{prefix}.{name}" if prefix else name)
+    return names
+
+
+def _boundary(model: nn.Module, record: BoundaryRecord) -> Boundary:
+    ops = []
+    for call in record.leaf_calls.values():
+        op = OpNode(call.name, op_type_of_module(call.module), None, call.module, call.name)
+        for target, described in ((op.inputs, call.inputs), (op.outputs, call.outputs)):
+            for index, (shape, dtype) in enumerate(described):
+                target.append(Value(f"{call.name}:{index}", "activation", shape, dtype, None))  # type: ignore[arg-type]
+        ops.append(op)
+    return Boundary(record.name, record.reason, dict(record.functions), ops)
+
+
+def _one_boundary(
+    model: nn.Module, signature: inspect.Signature, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ModelGraph:
+    """Nothing could be traced; run the model once more to see what is in it."""
+    recorder = Recorder(model, {"": reason}, {})
+    record = recorder.observed = BoundaryRecord("", reason)
+    with recorder.watching():
+        model(*_copied(args), **_copied(kwargs))
+    graph = fx.Graph()
+    return ModelGraph(model, graph, Signature.of(signature), [_boundary(model, record)], [], {})

@@ -1,0 +1,234 @@
+"""Turning a traced model into one whose forward is its graph."""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import functools
+import inspect
+import linecache
+import operator
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from aimet_torch.graph import runtime
+from aimet_torch.nn.modules.custom import Concat, FunctionCall, TrainingFunctionCall, module_for_function
+
+if TYPE_CHECKING:
+    from aimet_torch.graph.model_graph import ModelGraph, OpNode
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Functional operations become modules
+
+
+def install(graph: ModelGraph) -> None:
+    """Give every operation of ``graph`` on floating tensors a module, and the model the graph's forward."""
+    model = graph.model
+    for name, tensor in graph.constants.items():
+        model.register_buffer(name, tensor, persistent=False)
+    for op in graph.ops:
+        assert op.fx_node is not None
+        if op.module is not None:
+            if getattr(op.module, "inplace", False) is True:
+                # Later readers of the input were redirected to the output; and a quantizer's output must not change.
+                op.module.inplace = False
+        elif op.touches_floats or op.function in (runtime.apply_on_copy, runtime.write_through):
+            _give_module(model, op)
+            graph.modules[op.name] = op.module
+    graph.recompile()
+
+
+def _give_module(model: nn.Module, op: OpNode) -> None:
+    node = op.fx_node
+    assert node is not None
+    module, args, kwargs = _module_call(node)
+    owner, _, name = op.name.rpartition(".")
+    parent = model.get_submodule(owner)
+    module.train(parent.training)
+    parent.add_module(name, module)
+    with node.graph.inserting_before(node):
+        new = node.graph.call_module(op.name, args, kwargs)
+    new.meta = {**node.meta, "op_type": op.op_type}
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+    op.fx_node, op.module, op.module_name = new, module, op.name
+    for value in op.outputs:
+        value.fx_node = new
+
+
+def _module_call(node: fx.Node) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """The module that replaces a functional node, and the arguments to call it with."""
+    args, kwargs = tuple(node.args), dict(node.kwargs)
+    function: Any = node.target
+    if node.op == "call_method":
+        function = getattr(torch.Tensor, str(node.target))
+    if function is getattr:
+        return FunctionCall(operator.attrgetter(str(args[1]))), args[:1], {}
+    if function is torch.cat:
+        return _concat(args, kwargs)
+    if function is torch.Tensor.view and not any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):
+        function = torch.Tensor.reshape  # a quantizer may have changed the strides
+    if function is runtime.apply_on_copy:
+        return FunctionCall(functools.partial(function, args[0])), args[1:], kwargs
+    if function is runtime.write_through:
+        base, value, view, path, view_args, view_kwargs = args
+        partial = functools.partial(function, view=view, path=path)
+        return FunctionCall(partial), (base, value), {"view_args": view_args, "view_kwargs": view_kwargs}
+    function, args, kwargs, follows = _training_flag(function, args, kwargs)
+    return (TrainingFunctionCall(function) if follows else module_for_function(function)), args, kwargs
+
+
+def _concat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    def bind(tensors: Any, dim: Any = 0, axis: Any = None) -> tuple[Any, Any]:
+        return tensors, dim if axis is None else axis
+
+    tensors, dim = bind(*args, **kwargs)
+    if isinstance(tensors, fx.Node) or isinstance(dim, fx.Node):
+        return FunctionCall(torch.cat), args, kwargs
+    return Concat(dim), tuple(tensors), {}
+
+
+_TORCH_DROPOUTS = {
+    torch.dropout: F.dropout, torch.alpha_dropout: F.alpha_dropout, torch.feature_dropout: F.dropout2d,
+    torch.feature_alpha_dropout: F.feature_alpha_dropout,
+}  # fmt: skip
+
+
+def _training_flag(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any, bool]:
+    """Functions called with ``training=False`` in the trace (eval mode) follow the module's flag from now on."""
+    if function in _TORCH_DROPOUTS:
+        names = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
+        names["training"] = names.pop("train", names.get("training"))
+        function, args, kwargs = _TORCH_DROPOUTS[function], (names.pop("input"),), names
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return function, args, kwargs, False
+    parameter = bound.signature.parameters.get("training")
+    if parameter is None or bound.arguments.get("training", parameter.default) is not False:
+        return function, args, kwargs, False
+    rest = {k: v for k, v in bound.arguments.items() if k != "training"}
+    first = next(iter(rest))
+    return function, (rest.pop(first),), rest, True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The class of a rewritten model
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """The parameters of a forward: names, kinds and defaults as ``inspect`` gives them."""
+
+    parameters: tuple[tuple[str, int, Any], ...]
+
+    @classmethod
+    def of(cls, signature: inspect.Signature) -> Signature:
+        """From the signature of a bound forward."""
+        return cls(
+            tuple(
+                (p.name, int(p.kind), _Required if p.default is inspect.Parameter.empty else p.default)
+                for p in signature.parameters.values()
+            )
+        )
+
+    def source(self) -> tuple[str, dict[str, Any]]:
+        """The text between the parentheses of ``def forward(...)``, and the global names it uses."""
+        parts, names, star = ["self"], {}, False
+        for name, kind, default in self.parameters:
+            if kind == inspect.Parameter.VAR_POSITIONAL:
+                star = True
+                parts.append(f"*{name}")
+                continue
+            if kind == inspect.Parameter.VAR_KEYWORD:
+                parts.append(f"**{name}")
+                continue
+            if kind == inspect.Parameter.KEYWORD_ONLY and not star:
+                star = True
+                parts.append("*")
+            if default is _Required:
+                parts.append(name)
+            else:
+                names[f"_default_{name}"] = default
+                parts.append(f"{name}=_default_{name}")
+        return ", ".join(parts), names
+
+
+class _Required:
+    """Marks a parameter without a default (a class, so that it stays itself when pickled)."""
+
+
+def compile_forward(model: nn.Module, graph: fx.Graph, signature: Signature) -> None:
+    """Give ``model`` a class of its own: a subclass of the user's class whose forward runs ``graph``."""
+    user_class = getattr(type(model), "_traced_class", type(model))
+    object.__setattr__(model, "__class__", _make_class(user_class, graph, signature))
+
+
+_DEF = re.compile(r"^def forward\(.*\).*:$", re.MULTILINE)
+
+
+def _make_class(user_class: type[nn.Module], graph: fx.Graph, signature: Signature) -> type[nn.Module]:
+    code = graph.python_code("self")
+    head, names = signature.source()
+    source, count = _DEF.subn(f"def forward({head}):", code.src, count=1)
+    assert count == 1, code.src
+    namespace: dict[str, Any] = {**code.globals, **names}
+    filename = f"<aimet graph of {user_class.__name__}>"
+    exec(compile(source, filename, "exec"), namespace)
+    # Tracebacks and torch.compile show the generated lines.
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    body = {
+        "forward": namespace["forward"],
+        "_traced_class": user_class,
+        "_traced_graph": graph,
+        "_traced_signature": signature,
+        "__reduce_ex__": _reduce,
+        "__module__": user_class.__module__,
+        "__qualname__": user_class.__qualname__,
+        "__doc__": user_class.__doc__,
+    }
+    return type(user_class.__name__, (user_class,), body)
+
+
+def _reduce(model: Any, protocol: int) -> Any:
+    """Copying and pickling of a rewritten model: the user's class and the graph, then the model's own state."""
+    cls = type(model)
+    reduced = cls._traced_class.__reduce_ex__(model, max(protocol, 2))
+    args = (reduced[0], reduced[1], cls._traced_class, _pack(cls._traced_graph), cls._traced_signature)
+    return (_restore, args, *reduced[2:])
+
+
+def _restore(make: Any, args: Any, user_class: Any, packed: Any, signature: Signature) -> nn.Module:
+    if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+        args = (user_class, *args[1:])
+    model = make(*args)
+    compile_forward(model, _unpack(packed), signature)
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ref:
+    """Stands for a node in a packed graph."""
+
+    name: str
+
+
+def _pack(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    def pack(value: Any) -> Any:
+        return fx.node.map_arg(value, lambda n: _Ref(n.name))
+
+    return [(n.op, n.name, n.target, pack(n.args), pack(n.kwargs)) for n in graph.nodes]
+
+
+def _unpack(packed: list[tuple[Any, ...]]) -> fx.Graph:
+    graph, nodes = fx.Graph(), {}
+    for op, name, target, args, kwargs in packed:
+        args, kwargs = fx.node.map_aggregate(
+            (args, kwargs), lambda v: nodes[v.name] if isinstance(v, _Ref) else v
+        )
+        nodes[name] = graph.create_node(op, target, args, kwargs, name=name)
+    return graph
