@@ -1,0 +1,96 @@
+// The operators of the algorithms layer on one page. Their contracts are in the headers of the same
+// names. CompositeImplicitAutograd: written with ATen operators throughout, so devices, meta
+// tensors and gradients come from those. equalize_cross_layers_ iterates until the weights say
+// stop, and so has neither gradient nor meta kernel.
+#include "aimet/algorithms/batch_norm_folding.h"
+#include "aimet/algorithms/cross_layer_equalization.h"
+#include "aimet/algorithms/high_bias_absorption.h"
+
+#include <torch/library.h>
+
+#include <tuple>
+#include <vector>
+
+namespace aimet {
+namespace {
+
+// Operators take flat lists: chain i is the next chain_lengths[i] of `chain_layers`, an absent bias
+// an empty tensor.
+std::tuple<std::vector<at::Tensor>, int64_t> equalize_flat_lists_(
+    at::TensorList weights, at::TensorList biases, at::IntArrayRef groups,
+    const c10::List<bool>& transposed, at::IntArrayRef chain_layers, at::IntArrayRef chain_lengths,
+    int64_t max_sweeps, double tolerance, double max_scale) {
+  const char* op = "equalize_cross_layers_";
+  TORCH_CHECK_VALUE(
+      biases.size() == weights.size() && groups.size() == weights.size() &&
+          transposed.size() == weights.size(),
+      op, ": `weights`, `biases`, `groups` and `transposed` must have one entry a layer, got ",
+      weights.size(), ", ", biases.size(), ", ", groups.size(), " and ", transposed.size());
+  std::vector<Layer> layers;
+  for (size_t index = 0; index < weights.size(); ++index) {
+    const bool has_bias = biases[index].numel() > 0;
+    layers.push_back({weights[index], has_bias ? biases[index] : at::Tensor(), groups[index],
+                      transposed[index]});
+  }
+  std::vector<std::vector<int64_t>> chains;
+  size_t begin = 0;
+  for (const int64_t length : chain_lengths) {
+    TORCH_CHECK_VALUE(length >= 0 && begin + length <= chain_layers.size(), op,
+                      ": `chain_lengths` must add up to the length of `chain_layers`, ",
+                      chain_layers.size(), ", got ", chain_lengths);
+    chains.emplace_back(chain_layers.begin() + begin, chain_layers.begin() + begin + length);
+    begin += length;
+  }
+  TORCH_CHECK_VALUE(begin == chain_layers.size(), op,
+                    ": `chain_lengths` must add up to the length of `chain_layers`, ",
+                    chain_layers.size(), ", got ", chain_lengths);
+  EqualizationResult result =
+      equalize_cross_layers_(layers, chains, {max_sweeps, tolerance, max_scale});
+  return {std::move(result.scales), result.sweep_count};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(aimet, m) {
+  // Scale and shift of a batch normalization in evaluation mode.
+  m.def(
+      "merge_batch_norm_statistics(Tensor running_mean, Tensor running_var, Tensor? bn_weight, "
+      "Tensor? bn_bias, "
+      "float eps) -> (Tensor scale, Tensor shift)",
+      {at::Tag::pt2_compliant_tag});
+  // Weight and bias of a Conv, ConvTranspose or Linear merged with the batch normalization beside
+  // it.
+  m.def(
+      "fold_batch_norm(Tensor weight, Tensor? bias, Tensor running_mean, Tensor running_var, "
+      "Tensor? bn_weight, "
+      "Tensor? bn_bias, float eps, int groups=1, bool transposed=False, bool fold_into_next=False) "
+      "-> (Tensor weight, Tensor bias)",
+      {at::Tag::pt2_compliant_tag});
+  // All chains of a network, in place, until they are in balance. Scales: of each link of each
+  // chain, in order.
+  m.def(
+      "equalize_cross_layers_(Tensor(a!)[] weights, Tensor(b!)[] biases, int[] groups, bool[] "
+      "transposed, "
+      "int[] chain_layers, int[] chain_lengths, int max_sweeps=50, float tolerance=0.001, float "
+      "max_scale=1024.0) "
+      "-> (Tensor[] scales, int sweep_count)");
+  // (bias, next_bias, absorbed): moves c = max(0, beta - 3 |gamma|) from one bias to the next.
+  m.def(
+      "absorb_high_bias(Tensor bias, Tensor bn_weight, Tensor bn_bias, Tensor? upper_limit, Tensor "
+      "next_weight, "
+      "Tensor next_bias, int groups=1, bool transposed=False, bool rectified=True) "
+      "-> (Tensor bias, Tensor next_bias, Tensor absorbed)",
+      {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(aimet, CompositeImplicitAutograd, m) {
+  m.impl("merge_batch_norm_statistics", TORCH_FN(merge_batch_norm_statistics));
+  m.impl("fold_batch_norm", TORCH_FN(fold_batch_norm));
+  m.impl("absorb_high_bias", TORCH_FN(absorb_high_bias));
+}
+
+TORCH_LIBRARY_IMPL(aimet, CompositeExplicitAutograd, m) {
+  m.impl("equalize_cross_layers_", TORCH_FN(equalize_flat_lists_));
+}
+
+}  // namespace aimet
