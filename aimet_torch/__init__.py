@@ -1,0 +1,51 @@
+"""Neural-network quantization and compression for PyTorch, with a C++ core.
+
+Importing this package loads nothing else, not even torch: the names below come on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from aimet_torch import _aliases
+from aimet_torch.common import services
+
+_aliases.install()
+services.provide(
+    "export_onnx_with_encodings", "aimet_torch.export.onnx_encodings:export_onnx_with_encodings"
+)
+
+#: Module of each public name that is not a module itself.
+_OBJECTS = {
+    "QuantizationSimModel": "aimet_torch.quantsim",
+    "__version__": "aimet_torch.common.version",
+}
+_MODULES = ("common", "encodings", "export", "graph", "nn", "onnx", "ops", "ptq", "quantization")
+_MODULES += ("quantsim", "report")
+
+__all__ = ["QuantizationSimModel", "__version__", *_MODULES]  # noqa: PLE0604 - all are strings
+
+if TYPE_CHECKING:
+    from aimet_torch.common.version import __version__
+    from aimet_torch.quantsim import QuantizationSimModel
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OBJECTS:
+        value = getattr(importlib.import_module(_OBJECTS[name]), name)
+    elif name in _MODULES or _aliases.resolve(f"{__name__}.{name}"):
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith(__name__):
+                raise  # something that the module needs is missing
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from error
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

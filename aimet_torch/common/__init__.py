@@ -1,0 +1,1 @@
+"""Names shared by every package: enumerations, plain parameter objects, progress bars."""

@@ -1,0 +1,73 @@
+"""Applying quantizers to what a module takes and returns, and taking quantizers out of a module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from aimet_torch.quantization.base import QuantizerBase, plain_tensor
+
+__all__ = ["RemovedQuantizers", "apply_quantizer", "quantize_tensors"]
+
+
+def apply_quantizer(quantizer: QuantizerBase | None, tensor: Tensor) -> Tensor:
+    """Quantize-dequantize one tensor of a quantized module; other than floats pass unchanged."""
+    if quantizer is None or not tensor.is_floating_point():
+        return tensor
+    if quantizer.calibration_issue is not None and not quantizer.is_initialized():
+        return tensor  # calibration saw no usable value here, and said so
+    if quantizer._forward_hooks or quantizer._forward_pre_hooks:
+        return plain_tensor(quantizer(tensor))
+    return quantizer.simulate(tensor)
+
+
+def quantize_tensors(value: Any, quantizers: dict[str, Any], index: int) -> tuple[Any, int]:
+    """Quantize the tensors in nested tuples, lists and dicts, in order.
+
+    Args:
+        value: what a module takes or returns; anything but tensors and containers passes through.
+        quantizers: quantizer or None by position, as ``str``; positions beyond them are not
+            quantized.
+        index: position of the first tensor.
+
+    Returns:
+        The same structure with quantized tensors, and the position after the last tensor.
+    """
+    if isinstance(value, Tensor):
+        return apply_quantizer(quantizers.get(str(index)), value), index + 1
+    if isinstance(value, dict):
+        items = {}
+        for key, item in value.items():
+            items[key], index = quantize_tensors(item, quantizers, index)
+        if type(value) is dict:
+            return items, index
+        return type(value)(**items) if hasattr(value, "to_tuple") else type(value)(items), index
+    if isinstance(value, (tuple, list)):
+        entries = []
+        for item in value:
+            item, index = quantize_tensors(item, quantizers, index)
+            entries.append(item)
+        # Named tuples take their fields one by one, all other sequences take an iterable.
+        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries), index
+    return value, index
+
+
+class RemovedQuantizers:
+    """Quantizers taken out of their module; as a context manager, puts them back at the end."""
+
+    def __init__(self, taken: list[tuple[Any, Any, QuantizerBase | None]]) -> None:
+        self._taken = taken
+        for container, key, _ in taken:
+            container[key] = None
+
+    def restore(self) -> None:
+        """Put the quantizers back."""
+        for container, key, quantizer in self._taken:
+            container[key] = quantizer
+
+    def __enter__(self) -> RemovedQuantizers:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.restore()

@@ -1,0 +1,334 @@
+"""What a quantized module is: its quantizers, its forward, its calibration.
+
+How quantized classes are found and made is in mixin.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from aimet_torch.nn.apply import RemovedQuantizers, apply_quantizer, quantize_tensors
+from aimet_torch.nn.kernels import Kernel, run_shadowed, shadow, unshadow
+from aimet_torch.quantization.affine import AffineQuantizerBase, GroupedBlockQuantizeDequantize
+from aimet_torch.quantization.affine.regrid import find_grid
+from aimet_torch.quantization.base import EncodingBase, QuantizerBase, plain_tensor
+
+__all__ = ["BaseQuantizationMixin", "share_state"]
+
+_CHILDREN = ("input_quantizers", "output_quantizers", "param_quantizers")
+_ATTRIBUTES = ("inputs_per_call", "outputs_per_call", "folded_param_encodings")
+
+
+class BaseQuantizationMixin:
+    """What every quantized module has; see `QuantizationMixin`.
+
+    Attributes:
+        input_quantizers: for each tensor among the inputs, in the order of the call with nested
+            containers flattened; a list shorter than the inputs leaves the rest as it is.
+        output_quantizers: likewise for the outputs.
+        param_quantizers: by parameter name.
+        inputs_per_call: entries of ``input_quantizers`` that belong to one call site.
+        outputs_per_call: entries of ``output_quantizers`` that belong to one call site.
+        folded_param_encodings: encodings of parameters that `fold_param_quantizers` replaced.
+    """
+
+    input_quantizers: nn.ModuleList
+    output_quantizers: nn.ModuleList
+    param_quantizers: nn.ModuleDict
+    inputs_per_call: int
+    outputs_per_call: int
+    folded_param_encodings: dict[str, EncodingBase]
+
+    #: Quantized class by original class, and the reverse.
+    cls_to_qcls: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {}
+    qcls_to_cls: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {}
+    #: Tensors that a call takes and returns, where it is not one of each.
+    tensor_counts: ClassVar[tuple[int, int]] = (1, 1)
+    #: Whether forward takes ``call_site``; False for classes with a forward of their own.
+    accepts_call_site: ClassVar[bool] = False
+
+    _ignored: ClassVar[set[type[nn.Module]]] = set()
+    _generated: ClassVar[bool] = False
+    _parent_forward: ClassVar[Callable[..., Any]]
+    _kernel: ClassVar[Kernel | None]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.__quant_init__()
+
+    def __quant_init__(self) -> None:
+        """Create the quantizer containers, all entries None.
+
+        A class whose inputs or outputs are not counted right overrides this, calls it, and assigns
+        ``self.input_quantizers`` and ``self.output_quantizers`` anew.
+        """
+        inputs, outputs = self.tensor_counts
+        names = [name for name, _ in self.named_parameters(recurse=False)]  # type: ignore[attr-defined]
+        self.param_quantizers = nn.ModuleDict(dict.fromkeys(names))  # type: ignore[arg-type]
+        self.folded_param_encodings = {}
+        self.reserve_quantizers(inputs, outputs)
+
+    def reserve_quantizers(self, inputs: int, outputs: int, call_sites: int = 1) -> None:
+        """Make room for the tensors of several call sites; all entries become None.
+
+        Args:
+            inputs: tensors that one call takes.
+            outputs: tensors that one call returns.
+            call_sites: calls of this module in one forward pass of the model.
+        """
+        self.input_quantizers = nn.ModuleList([None] * (inputs * call_sites))  # type: ignore[list-item]
+        self.output_quantizers = nn.ModuleList([None] * (outputs * call_sites))  # type: ignore[list-item]
+        self.inputs_per_call, self.outputs_per_call = inputs, outputs
+
+    # -- forward --------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the original module; subclasses without a forward of their own get the quantized one."""
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    def _quantized_forward(self, *args: Any, call_site: int = 0, **kwargs: Any) -> Any:
+        """Run the module with quantized inputs, parameters and outputs.
+
+        Args:
+            *args: inputs of the original module.
+            call_site: which call of a module that the model uses several times this is.
+            **kwargs: inputs of the original module.
+
+        Raises:
+            RuntimeError: a quantizer has no range yet.
+        """
+        modules: Any = self._modules  # type: ignore[attr-defined]
+        quantizers = modules["input_quantizers"]._modules
+        if any(quantizer is not None for quantizer in quantizers.values()):
+            first = call_site * self.inputs_per_call
+            args, first = quantize_tensors(args, quantizers, first)
+            if kwargs:
+                kwargs, _ = quantize_tensors(kwargs, quantizers, first)
+        parameters = self._quantized_parameters()
+        if parameters is None:
+            output = self._parent_forward(*args, **kwargs)
+        elif type(self)._kernel is not None:
+            output = type(self)._kernel(self, parameters, *args, **kwargs)
+        else:
+            output = run_shadowed(self, type(self)._parent_forward, parameters, args, kwargs)
+        quantizers = modules["output_quantizers"]._modules
+        if not quantizers:
+            return output
+        return quantize_tensors(output, quantizers, call_site * self.outputs_per_call)[0]
+
+    def _quantized_parameters(self, names: Iterable[str] | None = None) -> dict[str, Any] | None:
+        """Return all own parameters, quantized where there is a quantizer; None if nowhere.
+
+        Quantizers without a range compute it here, from the parameter.
+        """
+        quantizers: Any = self._modules["param_quantizers"]._modules  # type: ignore[attr-defined]
+        if all(quantizer is None for quantizer in quantizers.values()):
+            return None
+        selected = quantizers.keys() if names is None else set(names)
+        result = {}
+        for name, quantizer in quantizers.items():
+            parameter = getattr(self, name)
+            if parameter is not None and quantizer is not None and name in selected:
+                if not quantizer.is_initialized():
+                    self._compute_param_encoding(name, parameter, quantizer)
+                parameter = apply_quantizer(quantizer, parameter)
+            result[name] = parameter
+        return result
+
+    @contextlib.contextmanager
+    def _patch_quantized_parameters(
+        self, param_names: Iterable[str] | None = None
+    ) -> Iterator[None]:
+        """Within this context ``self.weight`` and so on are quantized; for a custom forward.
+
+        Args:
+            param_names: which parameters; all that have a quantizer if None.
+        """
+        parameters = self._quantized_parameters(param_names) or {}
+        before = shadow(self, parameters)  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            unshadow(self, before)  # type: ignore[arg-type]
+
+    # -- calibration ----------------------------------------------------------------------------
+
+    def _compute_param_encoding(
+        self, name: str, parameter: Tensor, quantizer: QuantizerBase
+    ) -> None:
+        """Set the range of one parameter quantizer, unless it is frozen."""
+        if not quantizer.is_overwrite_allowed():
+            return
+        if _is_signed_symmetric(quantizer):
+            found = find_grid(
+                plain_tensor(parameter.detach()),
+                quantizer.shape,
+                quantizer.block_size,
+                quantizer.qmin,
+                quantizer.qmax,
+            )
+            if found is not None:
+                quantizer.set_range(*found)
+                return
+        if quantizer.begin_calibration():
+            quantizer.observe(parameter)
+            issue = quantizer.end_calibration()
+            if issue:
+                warnings.warn(f"{type(self).__name__}.{name}: {issue}", stacklevel=3)
+
+    def compute_param_encodings(self, overwrite: bool = True) -> None:
+        """Set the ranges of the parameter quantizers from the parameters.
+
+        A parameter that lies on a grid of the quantizer's bitwidth already keeps its values: the
+        range becomes that grid's.
+
+        Args:
+            overwrite: also those that have a range; frozen quantizers always keep theirs.
+        """
+        for name, quantizer in self.param_quantizers.items():
+            parameter = getattr(self, name)
+            if quantizer is None or parameter is None:
+                continue
+            if overwrite or not quantizer.is_initialized():
+                self._compute_param_encoding(name, parameter, quantizer)
+
+    @contextlib.contextmanager
+    def compute_encodings(self) -> Iterator[None]:
+        """Set all ranges: parameters now, inputs and outputs from what passes within the context.
+
+        Within it inputs and outputs stay as they are, parameters are quantized.
+        """
+        self.compute_param_encodings()
+        with contextlib.ExitStack() as stack:
+            for quantizer in self._activation_quantizers():
+                stack.enter_context(quantizer.compute_encodings())
+            yield
+
+    def _activation_quantizers(self) -> Iterator[QuantizerBase]:
+        for quantizer in itertools.chain(self.input_quantizers, self.output_quantizers):
+            if quantizer is not None:
+                yield quantizer  # type: ignore[misc]
+
+    @torch.no_grad()
+    def fold_param_quantizers(self) -> None:
+        """Replace parameters by their quantized-dequantized values and drop the quantizers.
+
+        The parameters are new objects, so the module this one was made from keeps its own. The
+        encodings stay available in ``folded_param_encodings``.
+        """
+        self.compute_param_encodings(overwrite=False)
+        for name, quantizer in self.param_quantizers.items():
+            parameter = getattr(self, name)
+            if quantizer is None or parameter is None:
+                continue
+            encoding = quantizer.get_encodings()
+            if encoding is not None:
+                self.folded_param_encodings[name] = encoding.map_tensors(torch.Tensor.detach)
+            folded = apply_quantizer(quantizer, parameter).detach().clone()
+            setattr(self, name, nn.Parameter(folded, requires_grad=parameter.requires_grad))
+            self.param_quantizers[name] = None  # type: ignore[assignment]
+
+    # -- encodings ------------------------------------------------------------------------------
+
+    def export_input_encodings(self, encoding_version: str) -> list[Any]:
+        """Return the encodings of the inputs in a file version; None where there is none."""
+        return [_exported(quantizer, encoding_version) for quantizer in self.input_quantizers]
+
+    def export_output_encodings(self, encoding_version: str) -> list[Any]:
+        """Return the encodings of the outputs in a file version; None where there is none."""
+        return [_exported(quantizer, encoding_version) for quantizer in self.output_quantizers]
+
+    def export_param_encodings(self, encoding_version: str) -> dict[str, Any]:
+        """Return the encodings of the parameters in a file version, folded ones included."""
+        result = {}
+        for name, quantizer in self.param_quantizers.items():
+            result[name] = _exported(quantizer, encoding_version)
+            if result[name] is None and name in self.folded_param_encodings:
+                encoding = self.folded_param_encodings[name]
+                result[name] = encoding.to_qnn_encoding_dict(encoding_version)
+        return result
+
+    # -- removal --------------------------------------------------------------------------------
+
+    def _remove_input_quantizers(
+        self, indices: int | Iterable[int] | None = None
+    ) -> RemovedQuantizers:
+        """Set input quantizers to None: all, or those at ``indices``."""
+        return _remove(self.input_quantizers, indices, range(len(self.input_quantizers)))
+
+    def _remove_output_quantizers(
+        self, indices: int | Iterable[int] | None = None
+    ) -> RemovedQuantizers:
+        """Set output quantizers to None: all, or those at ``indices``."""
+        return _remove(self.output_quantizers, indices, range(len(self.output_quantizers)))
+
+    def _remove_param_quantizers(
+        self, keys: str | Iterable[str] | None = None
+    ) -> RemovedQuantizers:
+        """Set parameter quantizers to None: all, or those called ``keys``."""
+        return _remove(self.param_quantizers, keys, list(self.param_quantizers.keys()))
+
+    def _remove_activation_quantizers(self) -> RemovedQuantizers:
+        """Set all input and output quantizers to None."""
+        inputs, outputs = self._remove_input_quantizers(), self._remove_output_quantizers()
+        return RemovedQuantizers(inputs._taken + outputs._taken)
+
+    def _remove_all_quantizers(self) -> RemovedQuantizers:
+        """Set every quantizer to None."""
+        activations, parameters = (
+            self._remove_activation_quantizers(),
+            self._remove_param_quantizers(),
+        )
+        return RemovedQuantizers(activations._taken + parameters._taken)
+
+    # -- from and to the original module --------------------------------------------------------
+
+    def get_original_module(self) -> nn.Module:
+        """Return the module without quantization; it shares parameters, buffers and children."""
+        original_class = self.qcls_to_cls[type(self)]  # type: ignore[index]
+        module = original_class.__new__(original_class)
+        share_state(self, module)  # type: ignore[arg-type]
+        for name in _CHILDREN:
+            del module._modules[name]
+        for name in _ATTRIBUTES:
+            module.__dict__.pop(name, None)
+        return module
+
+
+def share_state(source: nn.Module, target: nn.Module) -> None:
+    """Let ``target`` have the attributes of ``source``; its own containers, the same contents."""
+    target.__dict__ = source.__dict__.copy()
+    for name in ("_parameters", "_buffers", "_modules"):
+        target.__dict__[name] = source.__dict__[name].copy()
+    if isinstance(source, nn.RNNBase):
+        target.__dict__["_flat_weights"] = list(source._flat_weights)
+
+
+def _is_signed_symmetric(quantizer: QuantizerBase) -> bool:
+    return (
+        isinstance(quantizer, AffineQuantizerBase)
+        and not isinstance(quantizer, GroupedBlockQuantizeDequantize)
+        and quantizer.symmetric
+        and quantizer.signed
+        and not quantizer.zero_point_shift
+    )
+
+
+def _exported(quantizer: Any, encoding_version: str) -> Any:
+    encoding = None if quantizer is None else quantizer.get_encodings()
+    return None if encoding is None else encoding.to_qnn_encoding_dict(encoding_version)
+
+
+def _remove(container: Any, keys: Any, all_keys: Iterable[Any]) -> RemovedQuantizers:
+    if isinstance(keys, (int, str)):
+        keys = [keys]
+    return RemovedQuantizers(
+        [(container, k, container[k]) for k in (all_keys if keys is None else keys)]
+    )

@@ -1,0 +1,64 @@
+"""Calibrating all quantized modules of a model at once."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+from torch import nn
+
+from aimet_torch.nn.base import BaseQuantizationMixin
+from aimet_torch.quantization.base import QuantizerBase
+
+__all__ = ["compute_encodings", "compute_param_encodings"]
+
+_NAMED_ISSUES = 8
+
+
+def compute_param_encodings(model: nn.Module) -> None:
+    """Set the ranges of all parameter quantizers in ``model`` from the parameters.
+
+    Frozen quantizers (``allow_overwrite(False)``) keep theirs.
+    """
+    for module in model.modules():
+        if isinstance(module, BaseQuantizationMixin):
+            module.compute_param_encodings()
+
+
+@contextlib.contextmanager
+def compute_encodings(model: nn.Module) -> Iterator[None]:
+    """Set the ranges of all quantizers in ``model``.
+
+    Those of parameters are set at once. All others observe what passes within this context, which
+    stays unquantized, and get their range at its end. Frozen quantizers keep theirs. Quantizers
+    that saw no usable value are named in one warning, and let tensors pass unchanged afterwards.
+    """
+    compute_param_encodings(model)
+    of_parameters = {
+        id(quantizer)
+        for module in model.modules()
+        if isinstance(module, BaseQuantizationMixin)
+        for quantizer in module.param_quantizers.values()
+    }
+    started: dict[str, QuantizerBase] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, QuantizerBase) and id(module) not in of_parameters:
+            if module.begin_calibration():
+                started[name] = module
+    try:
+        yield
+    except BaseException:
+        for quantizer in started.values():
+            quantizer.cancel_calibration()
+        raise
+    issues = {name: issue for name, q in started.items() if (issue := q.end_calibration())}
+    if issues:
+        lines = [f"  {name}: {issue}" for name, issue in list(issues.items())[:_NAMED_ISSUES]]
+        if len(issues) > _NAMED_ISSUES:
+            lines.append(f"  and {len(issues) - _NAMED_ISSUES} more")
+        warnings.warn(
+            f"compute_encodings: {len(issues)} of {len(started)} quantizers found no range\n"
+            + "\n".join(lines),
+            stacklevel=3,
+        )

@@ -1,0 +1,133 @@
+"""Find the grid that a tensor lies on already, so that quantizing it again changes nothing.
+
+Weights that were quantized before (by AdaRound, by another tool, by folding) use few of the
+integers; the minimum-maximum range of such a tensor is in general another grid, which would round
+every value a second time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aimet_torch import ops
+
+__all__ = ["find_grid"]
+
+_MAX_LEVELS = 128  # 8 bits; the steps of finer grids are too close to rounding noise
+_PROBED_CHANNELS = 4
+_PROBED_VALUES = 32
+_SCALES_AT_ONCE = 256
+
+
+@torch.no_grad()
+def find_grid(
+    tensor: Tensor,
+    shape: tuple[int, ...],
+    block_size: tuple[int, ...] | None,
+    qmin: int,
+    qmax: int,
+) -> tuple[Tensor, Tensor] | None:
+    """Return the range (min, max) of a signed symmetric grid that represents ``tensor`` exactly.
+
+    Every channel or block is tried with its largest magnitude at integer 1, 2, ... of the grid;
+    the first integer that puts all its other values on integers too is taken. Exact up to the
+    rounding of the tensor's own dtype.
+
+    Args:
+        tensor: floating-point values.
+        shape: shape of the scale.
+        block_size: as in `quantize_dequantize`.
+        qmin: smallest integer.
+        qmax: largest integer.
+
+    Returns:
+        Two tensors of ``shape``, or None when some channel is on no grid.
+    """
+    levels = max(-qmin, qmax)
+    tolerance = 4 * torch.finfo(tensor.dtype).eps  # two roundings, of the value and of the largest
+    if levels > _MAX_LEVELS or tolerance * levels > 0.1 or tensor.numel() == 0:
+        return None
+    rows = _rows(tensor, shape, block_size).double()  # (channels or blocks, values of each)
+    if rows.shape[1] == 0 or not bool(rows.isfinite().all()):
+        return None
+    stride = -(-rows.shape[1] // _PROBED_VALUES)
+    probe = rows[:_PROBED_CHANNELS, ::stride]
+    if _integers_of_largest(probe, rows[:_PROBED_CHANNELS], levels, tolerance) is None:
+        return None  # the usual case, at the cost of a few small operations
+    integers = []
+    for chunk in rows.split(_SCALES_AT_ONCE):
+        found = _integers_of_largest(chunk[:, ::stride], chunk, levels, tolerance)
+        if found is None:
+            return None
+        integers.append(found)
+    scale = rows.abs().amax(1) / torch.cat(integers)
+    scale = torch.where(scale > 0, scale, torch.finfo(torch.float32).tiny)[:, None]
+    codes = torch.round(rows / scale)
+    is_off = (codes * scale - rows).abs() > tolerance * rows.abs()
+    if bool((is_off | (codes < qmin) | (codes > qmax)).any()):
+        return None
+    return _exact_range(tensor, scale.reshape(shape), block_size, qmin, qmax)
+
+
+def _rows(tensor: Tensor, shape: tuple[int, ...], block_size: tuple[int, ...] | None) -> Tensor:
+    """Reorder to (entries of ``shape``, values of each)."""
+    lead = tensor.dim() - len(shape)
+    sizes: list[int] = list(tensor.shape[:lead])
+    kept, reduced = [], list(range(lead))
+    for dim, count in enumerate(shape):
+        # A broadcast axis is one block that spans it; an axis of channels has blocks of one.
+        kept.append(len(sizes))
+        reduced.append(len(sizes) + 1)
+        sizes += [count, tensor.shape[lead + dim] // count]
+    return tensor.reshape(sizes).permute(*kept, *reduced).reshape(max(1, _product(shape)), -1)
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    product = 1
+    for size in sizes:
+        product *= size
+    return product
+
+
+def _integers_of_largest(
+    probe: Tensor, rows: Tensor, levels: int, tolerance: float
+) -> Tensor | None:
+    """Smallest integer for the largest magnitude of each row that puts ``probe`` on integers."""
+    largest = rows.abs().amax(1)
+    integers = torch.arange(1, levels + 1, device=rows.device, dtype=rows.dtype)
+    relative = (probe / largest.where(largest > 0, 1.0)[:, None]).abs()
+    codes = relative[:, :, None] * integers  # (rows, values, candidate integers)
+    is_near = (codes - codes.round()).abs() <= tolerance * codes
+    fits = is_near.all(1)
+    if not bool(fits.any(1).all()):
+        return None
+    return integers[fits.to(torch.uint8).argmax(1)]
+
+
+def _exact_range(
+    tensor: Tensor, scale: Tensor, block_size: tuple[int, ...] | None, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor]:
+    """Choose, among neighboring floating-point scales, the one that keeps most values to the bit."""
+    scale = scale.float()
+    best_range, fewest = None, None
+    for ulps in (0, 1, -1, 2, -2):
+        near = scale * (1 + ulps * torch.finfo(torch.float32).eps)
+        limits = near * qmin, near * qmax
+        exact_scale, offset = ops.encoding_from_range(*limits, qmin, qmax, True)
+        again = ops.quantize_dequantize(tensor, exact_scale, offset, qmin, qmax, block_size)
+        changed = (_rows(again, tuple(scale.shape), block_size)).ne(
+            _rows(tensor, tuple(scale.shape), block_size)
+        )
+        count = changed.sum(1).reshape(scale.shape)
+        if best_range is None or fewest is None:
+            best_range, fewest = limits, count
+        else:
+            is_better = count < fewest
+            best_range = (
+                torch.where(is_better, limits[0], best_range[0]),
+                torch.where(is_better, limits[1], best_range[1]),
+            )
+            fewest = torch.minimum(fewest, count)
+    assert best_range is not None
+    return best_range

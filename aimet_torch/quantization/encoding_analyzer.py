@@ -1,0 +1,394 @@
+"""Statistics of observed values, and the range that each method derives from them.
+
+An analyzer collects running minima and maxima (`MinMaxEncodingAnalyzer`) or, in addition, a
+histogram for every channel or block, all of them at once. Collection and range search run in
+``torch.ops.aimet``; this file only keeps the state. Formulas: docs/numerics.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aimet_torch import ops
+from aimet_torch.common.defs import QuantScheme
+from aimet_torch.quantization.grid import limits_of_steps
+
+__all__ = [
+    "EncodingAnalyzer",
+    "EntropyEncodingAnalyzer",
+    "MinMaxEncodingAnalyzer",
+    "MseEncodingAnalyzer",
+    "PercentileEncodingAnalyzer",
+    "SqnrEncodingAnalyzer",
+    "StatisticsNotFoundError",
+    "TfEnhancedEncodingAnalyzer",
+]
+
+
+class StatisticsNotFoundError(RuntimeError):
+    """No value was observed from which a range could be derived."""
+
+
+class EncodingAnalyzer:
+    """Base of all analyzers: running minimum and maximum of the finite values.
+
+    Args:
+        shape: shape of the encodings; broadcasts against the observed tensors.
+        block_size: elements that share one entry for each dimension of ``shape`` (-1: all that
+            there are); None without blocks.
+    """
+
+    def __init__(self, shape: tuple[int, ...], block_size: tuple[int, ...] | None = None) -> None:
+        self.shape = tuple(shape)
+        self.block_size = None if block_size is None else tuple(block_size)
+        self.reset_stats()
+
+    @property
+    def observer(self) -> EncodingAnalyzer:
+        """The object that holds the statistics; here the analyzer itself."""
+        return self
+
+    def reset_stats(self) -> None:
+        """Forget everything that was observed."""
+        self.min: Tensor | None = None
+        self.max: Tensor | None = None
+        self.observed_batches = 0
+
+    @torch.no_grad()
+    def update_stats(self, input_tensor: Tensor) -> None:
+        """Add the values of ``input_tensor``; NaN and infinities are ignored.
+
+        Raises:
+            ValueError: ``shape`` does not broadcast against the tensor.
+        """
+        self.observed_batches += 1
+        minimum, maximum = ops.min_max(input_tensor, self.shape, self.block_size)
+        self._merge(input_tensor, minimum, maximum)
+
+    def _merge(self, input_tensor: Tensor, minimum: Tensor, maximum: Tensor) -> None:
+        if self.min is not None and self.max is not None:
+            minimum = torch.minimum(self.min.to(minimum), minimum)
+            maximum = torch.maximum(self.max.to(maximum), maximum)
+        self.min, self.max = minimum, maximum
+
+    def compute_encodings(self, num_steps: int, is_symmetric: bool) -> tuple[Tensor, Tensor]:
+        """Derive the range from what was observed.
+
+        Args:
+            num_steps: steps of the grid, such as 255 for 8 bits.
+            is_symmetric: center the grid on zero.
+
+        Returns:
+            Real (min, max) of ``shape``; zero lies between them. Channels without any finite
+            value get the smallest step.
+
+        Raises:
+            StatisticsNotFoundError: nothing finite was observed.
+            ValueError: ``num_steps`` is not positive.
+        """
+        if num_steps <= 0:
+            raise ValueError(
+                f"{type(self).__name__}: `num_steps` must be positive, got {num_steps}"
+            )
+        if self.min is None or self.max is None:
+            raise StatisticsNotFoundError("no data was observed")
+        is_known = self.min <= self.max  # +inf and -inf where no value was finite
+        if not bool(is_known.any()):
+            raise StatisticsNotFoundError(
+                f"all values of the {self.observed_batches} observed tensor(s) were NaN or infinite"
+            )
+        minimum = torch.where(is_known, self.min, 0.0)
+        maximum = torch.where(is_known, self.max, 0.0)
+        qmin, qmax = limits_of_steps(int(num_steps), is_symmetric)
+        return self._search(minimum, maximum, qmin, qmax, is_symmetric)
+
+    def _search(
+        self, minimum: Tensor, maximum: Tensor, qmin: int, qmax: int, is_symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__}._search is not defined")
+
+    def compute_dynamic_encodings(
+        self, input_tensor: Tensor, num_steps: int, is_symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Derive the range from one tensor alone, leaving the collected statistics as they are."""
+        state = dict(self.__dict__)
+        try:
+            self.reset_stats()
+            self.update_stats(input_tensor)
+            return self.compute_encodings(num_steps, is_symmetric)
+        finally:
+            self.__dict__.update(state)
+
+    @staticmethod
+    def for_scheme(
+        scheme: QuantScheme | str,
+        shape: tuple[int, ...],
+        block_size: tuple[int, ...] | None = None,
+    ) -> EncodingAnalyzer:
+        """Return a new analyzer for a quantization scheme."""
+        if isinstance(scheme, str):
+            scheme = QuantScheme.from_str(scheme)
+        return _ANALYZER_OF_SCHEME[scheme](shape, block_size=block_size)
+
+
+class MinMaxEncodingAnalyzer(EncodingAnalyzer):
+    """Range from the smallest to the largest finite value."""
+
+    def _search(
+        self, minimum: Tensor, maximum: Tensor, qmin: int, qmax: int, is_symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        return ops.range_from_min_max(minimum, maximum, qmin, qmax, is_symmetric)
+
+
+class HistogramEncodingAnalyzer(EncodingAnalyzer):
+    """Base of analyzers that weigh values by how often they occur.
+
+    The histogram has equal bins over the range seen so far. When a tensor exceeds it, counts move
+    to a wider histogram; values beyond the growth limit count in the outermost bins.
+
+    Args:
+        shape: as in `EncodingAnalyzer`.
+        num_bins: bins of each histogram.
+        growth_limit: how many times its own width the range of the first tensor may grow, half of
+            it on each side; None without a limit.
+        block_size: as in `EncodingAnalyzer`.
+
+    Raises:
+        ValueError: ``num_bins`` is not positive, or ``growth_limit`` is below 1.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        num_bins: int = 2048,
+        growth_limit: float | None = None,
+        block_size: tuple[int, ...] | None = None,
+    ) -> None:
+        if num_bins <= 0:
+            raise ValueError(f"{type(self).__name__}: `num_bins` must be positive, got {num_bins}")
+        self.num_bins = num_bins
+        self.growth_limit = math.inf if growth_limit is None else _checked_growth(growth_limit)
+        super().__init__(shape, block_size)
+
+    def reset_stats(self) -> None:
+        """Forget everything that was observed."""
+        super().reset_stats()
+        self.histogram: Tensor | None = None
+        self._lower_edge: Tensor | None = None
+        self._upper_edge: Tensor | None = None
+        self._lower_limit: Tensor | None = None
+        self._upper_limit: Tensor | None = None
+
+    def _merge(self, input_tensor: Tensor, minimum: Tensor, maximum: Tensor) -> None:
+        lower, upper = _with_width(minimum, maximum)
+        if self.histogram is None or self._lower_edge is None or self._upper_edge is None:
+            shape = (*self.shape, self.num_bins)
+            self.histogram = torch.zeros(shape, dtype=torch.int64, device=input_tensor.device)
+            self._set_limits(lower, upper)
+        else:
+            assert self._lower_limit is not None and self._upper_limit is not None
+            # A channel whose first finite values come late starts here, without a history.
+            is_new = self.histogram.sum(-1) == 0
+            limits = self._lower_limit, self._upper_limit
+            self._set_limits(lower, upper)
+            self._lower_limit = torch.where(is_new, self._lower_limit, limits[0])
+            self._upper_limit = torch.where(is_new, self._upper_limit, limits[1])
+            old_lower, old_upper = self._lower_edge, self._upper_edge
+            lower = torch.where(is_new, lower, _clamp(minimum, self._lower_limit, old_lower))
+            upper = torch.where(is_new, upper, _clamp(maximum, old_upper, self._upper_limit))
+            if not (torch.equal(lower, old_lower) and torch.equal(upper, old_upper)):
+                self.histogram = ops.rebin_histogram(
+                    self.histogram, old_lower, old_upper, lower, upper
+                )
+        ops.update_histogram_(self.histogram, input_tensor, lower, upper, self.block_size)
+        self._lower_edge, self._upper_edge = lower, upper
+        super()._merge(input_tensor, minimum, maximum)
+
+    def _set_limits(self, lower: Tensor, upper: Tensor) -> None:
+        margin = (upper - lower) * self.growth_limit / 2
+        self._lower_limit, self._upper_limit = lower - margin, upper + margin
+
+    def _search(
+        self, minimum: Tensor, maximum: Tensor, qmin: int, qmax: int, is_symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        assert self.histogram is not None
+        assert self._lower_edge is not None and self._upper_edge is not None
+        return self._search_histogram(
+            self.histogram, self._lower_edge, self._upper_edge, qmin, qmax, is_symmetric
+        )
+
+    def _search_histogram(
+        self, histogram: Tensor, lower: Tensor, upper: Tensor, qmin: int, qmax: int, symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__}._search_histogram is not defined")
+
+
+def _clamp(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    # A channel without a finite value in this tensor has +inf and -inf here: both ends stay.
+    return torch.clamp(values, lower, upper)
+
+
+def _with_width(minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
+    """Edges of a histogram: half a unit around a constant, and around zero for no finite value."""
+    is_known = minimum <= maximum
+    minimum, maximum = minimum.where(is_known, 0.0), maximum.where(is_known, 0.0)
+    is_flat = minimum == maximum
+    return minimum - 0.5 * is_flat, maximum + 0.5 * is_flat
+
+
+def _checked_growth(growth_limit: float) -> float:
+    if growth_limit < 1.0:
+        raise ValueError(
+            f"encoding analyzer: `growth_limit` must be at least 1, got {growth_limit}"
+        )
+    return float(growth_limit)
+
+
+class PercentileEncodingAnalyzer(HistogramEncodingAnalyzer):
+    """Range that leaves out the outermost ``100 - percentile`` percent of the values on each side.
+
+    Args:
+        shape: as in `EncodingAnalyzer`.
+        num_bins: bins of each histogram.
+        percentile: 50 to 100; 100 takes the extremes.
+        block_size: as in `EncodingAnalyzer`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        num_bins: int = 2048,
+        percentile: float = 100,
+        block_size: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(shape, num_bins, block_size=block_size)
+        self.set_percentile(percentile)
+
+    def set_percentile(self, percentile: float) -> None:
+        """Change the percentile; statistics stay.
+
+        Raises:
+            ValueError: ``percentile`` is outside 50 to 100.
+        """
+        if not 50 <= percentile <= 100:
+            raise ValueError(
+                f"PercentileEncodingAnalyzer: `percentile` must be within 50 and 100, got {percentile}"
+            )
+        self.percentile = percentile
+
+    def _search_histogram(
+        self, histogram: Tensor, lower: Tensor, upper: Tensor, qmin: int, qmax: int, symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        return ops.range_from_percentile(
+            histogram, lower, upper, float(self.percentile), qmin, qmax, symmetric
+        )
+
+
+class SqnrEncodingAnalyzer(HistogramEncodingAnalyzer):
+    """Range with the least squared error, clipped values weighted by ``gamma``.
+
+    Args:
+        shape: as in `EncodingAnalyzer`.
+        num_bins: bins of each histogram.
+        asymmetric_delta_candidates: scales tried on asymmetric grids.
+        symmetric_delta_candidates: scales tried on symmetric grids.
+        offset_candidates: offsets tried with each scale on asymmetric grids.
+        max_parallelism: accepted for AIMET's sake; all channels are searched at once here.
+        gamma: weight of the error of clipped values.
+        histogram_growth_limit: as ``growth_limit`` of `HistogramEncodingAnalyzer`.
+        block_size: as in `EncodingAnalyzer`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        num_bins: int = 2048,
+        *,
+        asymmetric_delta_candidates: int = 17,
+        symmetric_delta_candidates: int = 101,
+        offset_candidates: int = 21,
+        max_parallelism: int = 64,
+        gamma: float = 3.0,
+        histogram_growth_limit: float | None = None,
+        block_size: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(shape, num_bins, histogram_growth_limit, block_size)
+        self.asymmetric_delta_candidates = asymmetric_delta_candidates
+        self.symmetric_delta_candidates = symmetric_delta_candidates
+        self.offset_candidates = offset_candidates
+        self.max_parallelism = max_parallelism
+        self.gamma = gamma
+
+    def _search_histogram(
+        self, histogram: Tensor, lower: Tensor, upper: Tensor, qmin: int, qmax: int, symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        return ops.range_from_sqnr(
+            histogram,
+            lower,
+            upper,
+            qmin,
+            qmax,
+            symmetric,
+            self.asymmetric_delta_candidates,
+            self.symmetric_delta_candidates,
+            self.offset_candidates,
+            self.gamma,
+        )
+
+
+class TfEnhancedEncodingAnalyzer(SqnrEncodingAnalyzer):
+    """`SqnrEncodingAnalyzer` with the settings of AIMET 1.x: 512 bins, limited growth.
+
+    Args:
+        shape: as in `EncodingAnalyzer`.
+        block_size: as in `EncodingAnalyzer`.
+    """
+
+    _growth_limit: ClassVar[float] = 3.0
+
+    def __init__(self, shape: tuple[int, ...], block_size: tuple[int, ...] | None = None) -> None:
+        super().__init__(
+            shape, 512, histogram_growth_limit=self._growth_limit, block_size=block_size
+        )
+
+    @classmethod
+    def set_growth_limit(cls, growth_limit: float) -> None:
+        """Set the growth limit of analyzers made from now on.
+
+        Raises:
+            ValueError: ``growth_limit`` is below 1.
+        """
+        cls._growth_limit = _checked_growth(growth_limit)
+
+
+class MseEncodingAnalyzer(HistogramEncodingAnalyzer):
+    """Range with the least mean squared error over all pairs of limits on the histogram."""
+
+    def _search_histogram(
+        self, histogram: Tensor, lower: Tensor, upper: Tensor, qmin: int, qmax: int, symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        return ops.range_from_mse(histogram, lower, upper, qmin, qmax, symmetric)
+
+
+class EntropyEncodingAnalyzer(HistogramEncodingAnalyzer):
+    """Range whose quantized distribution diverges least from the observed one (Kullback-Leibler)."""
+
+    def _search_histogram(
+        self, histogram: Tensor, lower: Tensor, upper: Tensor, qmin: int, qmax: int, symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        return ops.range_from_entropy(histogram, lower, upper, qmin, qmax, symmetric)
+
+
+_ANALYZER_OF_SCHEME: dict[QuantScheme, Callable[..., EncodingAnalyzer]] = {
+    QuantScheme.min_max: MinMaxEncodingAnalyzer,
+    QuantScheme.post_training_tf_enhanced: TfEnhancedEncodingAnalyzer,
+    QuantScheme.post_training_percentile: PercentileEncodingAnalyzer,
+    QuantScheme.training_range_learning: MinMaxEncodingAnalyzer,
+    QuantScheme.training_range_learning_with_tf_init: MinMaxEncodingAnalyzer,
+    QuantScheme.training_range_learning_with_tf_enhanced_init: TfEnhancedEncodingAnalyzer,
+}

@@ -1,0 +1,117 @@
+"""Encodings of floating-point formats, with an optional scale in front."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimet_torch.common.defs import EncodingType, Float
+from aimet_torch.quantization.affine.functional import expand_blocks
+from aimet_torch.quantization.base import EncodingBase, plain_tensor
+from aimet_torch.quantization.float.format import largest, round_to_format
+
+__all__ = ["FloatEncoding"]
+
+
+class FloatEncoding(EncodingBase):
+    """Real number = number of a floating-point format * scale.
+
+    Args:
+        mantissa_bits: bits of the mantissa.
+        exponent_bits: bits of the exponent.
+        finite: whether the format lacks infinities.
+        unsigned_zero: whether the format lacks a negative zero.
+        scale: real size of 1.0; 1 if None.
+        block_size: elements that share one scale for each dimension of ``scale``.
+    """
+
+    def __init__(
+        self,
+        mantissa_bits: int,
+        exponent_bits: int,
+        finite: bool = False,
+        unsigned_zero: bool = False,
+        scale: Tensor | None = None,
+        block_size: tuple[int, ...] | None = None,
+    ) -> None:
+        self.format = Float(exponent_bits, mantissa_bits, finite, unsigned_zero)
+        self.scale = torch.ones(()) if scale is None else scale
+        self.block_size = block_size
+
+    def __repr__(self) -> str:
+        return f"FloatEncoding({self.format}, {self.granularity}, scale={self.scale.tolist()})"
+
+    @property
+    def mapping(self) -> str:
+        """``"float"``."""
+        return "float"
+
+    @property
+    def bitwidth(self) -> int:
+        """Bits of one number."""
+        return self.format.bits
+
+    @property
+    def mantissa_bits(self) -> int:
+        """Bits of the mantissa."""
+        return self.format.mantissa_bits
+
+    @property
+    def exponent_bits(self) -> int:
+        """Bits of the exponent."""
+        return self.format.exponent_bits
+
+    @property
+    def finite(self) -> bool:
+        """Whether the format lacks infinities."""
+        return self.format.finite
+
+    @property
+    def unsigned_zero(self) -> bool:
+        """Whether the format lacks a negative zero."""
+        return self.format.unsigned_zero
+
+    @property
+    def maxval(self) -> Tensor:
+        """Largest real number."""
+        return self.scale * largest(self.format)
+
+    def _scale_of(self, input: Tensor) -> Tensor:
+        if self.block_size is None:
+            return self.scale
+        return expand_blocks(self.scale, input, list(self.block_size))
+
+    def quantize(self, input: Tensor) -> Tensor:
+        """Divide by the scale and round to the format; same dtype as ``input``."""
+        input = plain_tensor(input)
+        return round_to_format((input / self._scale_of(input)).to(input.dtype), self.format)
+
+    def dequantize(self, input: Tensor) -> Tensor:
+        """Multiply by the scale; same dtype as ``input``."""
+        input = plain_tensor(input)
+        return (input * self._scale_of(input)).to(input.dtype)
+
+    def rescale(self, factor: float) -> FloatEncoding:
+        """Return the encoding of values that are ``factor`` (positive) times as large."""
+        return self.map_tensors(lambda scale: scale * factor)
+
+    def to_qnn_encoding_dict(self, encoding_version: str | None = None) -> Any:
+        """Return the entry of an encodings file, without its name.
+
+        Args:
+            encoding_version: ``"0.6.1"`` or ``"1.0.0"``.
+
+        Raises:
+            NotImplementedError: another version, or a format those versions cannot express.
+        """
+        is_plain = self.scale.numel() == 1 and bool(self.scale == 1)
+        if encoding_version not in ("0.6.1", "1.0.0") or self.bitwidth != 16 or not is_plain:
+            raise NotImplementedError(
+                "FloatEncoding.to_qnn_encoding_dict: versions 0.6.1 and 1.0.0 hold float16 and "
+                f"bfloat16 without a scale, got {self.format} for version {encoding_version!r}"
+            )
+        if encoding_version == "0.6.1":
+            return [{"bitwidth": 16, "dtype": "float"}]
+        return {"dtype": "FLOAT", "bw": 16, "enc_type": EncodingType.PER_TENSOR.name}

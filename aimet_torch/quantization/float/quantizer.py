@@ -1,0 +1,255 @@
+"""Quantizer to floating-point formats: float16, bfloat16, 8 bits and fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aimet_torch.common.defs import Float
+from aimet_torch.quantization.base import QuantizerBase, plain_tensor
+from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, MinMaxEncodingAnalyzer
+from aimet_torch.quantization.float.encoding import FloatEncoding
+from aimet_torch.quantization.float.format import (
+    format_of_dtype,
+    largest,
+    round_to_format,
+    torch_dtype,
+)
+from aimet_torch.quantization.tensor import DequantizedTensor
+
+__all__ = ["FloatQuantizeDequantize", "QuantizeDequantize"]
+
+
+class FloatQuantizeDequantize(QuantizerBase):
+    """Round to a floating-point format and back.
+
+    Formats of 16 bits are used as they are. Smaller ones are scaled so that the largest observed
+    magnitude maps to the largest number of the format; that needs `compute_encodings`.
+
+    Args:
+        exponent_bits: bits of the exponent; give this and ``mantissa_bits``, or ``dtype``.
+        mantissa_bits: bits of the mantissa.
+        finite: whether the format lacks infinities.
+        unsigned_zero: whether the format lacks a negative zero.
+        dtype: a dtype of torch that names the format.
+        shape: shape of the scale; that of the analyzer, or ``()``, if None.
+        block_size: elements that share one scale for each dimension of ``shape``.
+        encoding_analyzer: how the largest magnitude is chosen; for formats below 16 bits minimum
+            and maximum if None.
+
+    Attributes:
+        maxval: buffer of ``shape``, largest real number; NaN until calibrated.
+
+    Raises:
+        ValueError: the format is given in none or both of the ways, or not known.
+    """
+
+    maxval: Tensor
+    _range_names = ("maxval",)
+
+    def __init__(
+        self,
+        exponent_bits: int | None = None,
+        mantissa_bits: int | None = None,
+        finite: bool | None = None,
+        unsigned_zero: bool | None = None,
+        dtype: torch.dtype | None = None,
+        shape: tuple[int, ...] | None = None,
+        block_size: tuple[int, ...] | None = None,
+        encoding_analyzer: EncodingAnalyzer | None = None,
+    ) -> None:
+        super().__init__()
+        parts = (exponent_bits, mantissa_bits, finite, unsigned_zero)
+        if dtype is not None and any(part is not None for part in parts):
+            raise ValueError(
+                "FloatQuantizeDequantize: give `dtype`, or `exponent_bits` and `mantissa_bits` with "
+                "`finite` and `unsigned_zero`, not both"
+            )
+        if dtype is not None:
+            self.format = format_of_dtype(dtype)
+        elif exponent_bits is None or mantissa_bits is None:
+            raise ValueError(
+                "FloatQuantizeDequantize: `dtype`, or `exponent_bits` and `mantissa_bits`, is missing"
+            )
+        else:
+            self.format = Float(exponent_bits, mantissa_bits, bool(finite), bool(unsigned_zero))
+        limit = largest(self.format)
+        if shape is None:
+            shape = encoding_analyzer.shape if encoding_analyzer is not None else ()
+        self.shape = tuple(shape)
+        self.block_size = None if block_size is None else tuple(block_size)
+        if encoding_analyzer is None and self.bitwidth < 16:
+            encoding_analyzer = MinMaxEncodingAnalyzer(self.shape, self.block_size)
+        self.encoding_analyzer = encoding_analyzer
+        is_scaled = encoding_analyzer is not None
+        self.register_buffer(
+            "maxval",
+            torch.full(self.shape, torch.nan if is_scaled else limit),
+            persistent=is_scaled,
+        )
+        self._initialized = not is_scaled
+
+    # -- format ---------------------------------------------------------------------------------
+
+    @property
+    def exponent_bits(self) -> int:
+        """Bits of the exponent."""
+        return self.format.exponent_bits
+
+    @exponent_bits.setter
+    def exponent_bits(self, bits: int) -> None:
+        self._set_format(bits, self.mantissa_bits)
+
+    @property
+    def mantissa_bits(self) -> int:
+        """Bits of the mantissa."""
+        return self.format.mantissa_bits
+
+    @mantissa_bits.setter
+    def mantissa_bits(self, bits: int) -> None:
+        self._set_format(self.exponent_bits, bits)
+
+    def _set_format(self, exponent_bits: int, mantissa_bits: int) -> None:
+        old = self.format
+        self.format = Float(exponent_bits, mantissa_bits, old.finite, old.unsigned_zero)
+        if self.encoding_analyzer is None:
+            self.maxval.fill_(largest(self.format))
+
+    @property
+    def bitwidth(self) -> int:
+        """Bits of one number."""
+        return self.format.bits
+
+    def is_float16(self) -> bool:
+        """Whether the format is float16."""
+        return torch_dtype(self.format) == torch.float16
+
+    def is_bfloat16(self) -> bool:
+        """Whether the format is bfloat16."""
+        return torch_dtype(self.format) == torch.bfloat16
+
+    # -- scale ----------------------------------------------------------------------------------
+
+    def is_initialized(self) -> bool:
+        """Whether the scale is known: 16 bits need none."""
+        if not self._initialized:
+            self._initialized = not bool(self.maxval.isnan().any())
+        return self._initialized
+
+    def _set_from_statistics(self, analyzer: EncodingAnalyzer) -> None:
+        minimum, maximum = analyzer.compute_encodings(2**self.bitwidth - 1, is_symmetric=False)
+        self.set_maxval(torch.maximum(minimum.abs(), maximum.abs()))
+
+    @torch.no_grad()
+    def set_maxval(self, maxval: Tensor | float) -> None:
+        """Set the largest real number, broadcast to ``shape``."""
+        self.maxval.copy_(torch.as_tensor(maxval, device=self.maxval.device).expand(self.shape))
+        self._initialized = False
+        self.is_initialized()
+
+    def get_scale(self) -> Tensor | None:
+        """Return the real size of 1.0, None while it is not known."""
+        return self._scale() if self.is_initialized() else None
+
+    def _scale(self) -> Tensor:
+        # All-zero data would give a scale of zero.
+        return (self.maxval / largest(self.format)).clamp(min=torch.finfo(torch.float32).tiny)
+
+    def get_encodings(self) -> FloatEncoding | None:
+        """Return the encoding, None while the scale is not known."""
+        return self._encoding() if self.is_initialized() else None
+
+    def _encoding(self) -> FloatEncoding:
+        format = self.format
+        return FloatEncoding(
+            format.mantissa_bits,
+            format.exponent_bits,
+            format.finite,
+            format.unsigned_zero,
+            self._scale(),
+            self.block_size,
+        )
+
+    @classmethod
+    def from_encodings(cls, encodings: FloatEncoding) -> FloatQuantizeDequantize:
+        """Return a quantizer with the format and the scale of ``encodings``.
+
+        Raises:
+            TypeError: not a float encoding.
+        """
+        if not isinstance(encodings, FloatEncoding):
+            raise TypeError(
+                f"{cls.__name__}.from_encodings: expected a FloatEncoding, got "
+                f"{type(encodings).__name__}"
+            )
+        format = encodings.format
+        quantizer = cls(
+            format.exponent_bits,
+            format.mantissa_bits,
+            format.finite,
+            format.unsigned_zero,
+            shape=tuple(encodings.scale.shape),
+            block_size=encodings.block_size,
+        )
+        if quantizer.encoding_analyzer is not None or bool((encodings.scale != 1).any()):
+            quantizer.set_maxval(encodings.maxval.detach())
+        return quantizer
+
+    # -- map ------------------------------------------------------------------------------------
+
+    def simulate(self, input: Tensor) -> Tensor:
+        """Round a plain tensor; see `QuantizerBase.simulate`."""
+        if not input.is_floating_point():
+            return input
+        if self._calibrating:
+            self.observe(input)
+            return input
+        if self.encoding_analyzer is None and not self.shape:
+            return round_to_format(input, self.format)
+        if not self.is_initialized():
+            issue = f" (last time: {self.calibration_issue})" if self.calibration_issue else ""
+            raise RuntimeError(
+                f"{type(self).__name__}: there is no range to quantize with; pass data through the "
+                f"quantizer within `compute_encodings()`{issue}"
+            )
+        return self._encoding().quantize_dequantize(input)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Round ``input`` to the format.
+
+        Args:
+            input: any shape that ``shape`` broadcasts against; integers pass unchanged.
+
+        Returns:
+            A `DequantizedTensor` of the same shape and dtype; the plain input within
+            `compute_encodings`; a plain tensor while a graph is captured.
+
+        Raises:
+            RuntimeError: the format needs a scale and there is none.
+        """
+        output = self.simulate(plain_tensor(input))
+        is_captured = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if self._calibrating or is_captured or not output.is_floating_point():
+            return output
+        return DequantizedTensor.attach(output, self.get_encodings())
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        state_dict = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        state_dict.pop(prefix + "_extra_state", None)
+        if not self.is_overwrite_allowed() and prefix + "maxval" in state_dict:
+            state_dict[prefix + "maxval"] = self.maxval
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._initialized = False
+        self.is_initialized()
+
+    def extra_repr(self) -> str:
+        """Show shape and format."""
+        return f"shape={self.shape}, format={self.format}"
+
+
+QuantizeDequantize = FloatQuantizeDequantize
