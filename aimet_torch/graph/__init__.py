@@ -1,7 +1,7 @@
 """The connected graph of a model: tracing, operations and values, and the runnable rewritten model."""
 
-from aimet_torch.graph.capture import trace
+from aimet_torch.graph.capture import bind_inputs, trace
 from aimet_torch.graph.model_graph import Boundary, ModelGraph, OpNode, Value, skip_identity
-from aimet_torch.graph.op_types import GRID_PRESERVING_OPS
+from aimet_torch.graph.op_types import GRID_PRESERVING_OPS, op_type_of_module
 
-__all__ = ["GRID_PRESERVING_OPS", "Boundary", "ModelGraph", "OpNode", "Value", "skip_identity", "trace"]
+__all__ = ["GRID_PRESERVING_OPS", "Boundary", "ModelGraph", "OpNode", "Value", "bind_inputs", "op_type_of_module", "skip_identity", "trace"]

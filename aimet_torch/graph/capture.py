@@ -68,6 +68,16 @@ def trace(model: nn.Module, dummy_input: Any) -> ModelGraph:
                     return _one_boundary(model, signature, boundaries[""], args, kwargs)
 
 
+def bind_inputs(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments that an example input, or a batch of the same form, stands for.
+
+    Args:
+        model: Module whose ``forward`` takes them.
+        inputs: As ``dummy_input`` of `trace`.
+    """
+    return _arguments(inspect.signature(model.forward), inputs)
+
+
 def _arguments(signature: inspect.Signature, dummy_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(dummy_input, Mapping):
         names = signature.parameters

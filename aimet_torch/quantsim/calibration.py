@@ -1,0 +1,124 @@
+"""Running a model to calibrate it: callbacks, data loaders and plain iterables of batches."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from aimet_torch.common.progress import progress
+from aimet_torch.graph import bind_inputs
+from aimet_torch.quantization.base import QuantizerBase
+
+
+class _NotSpecified:
+    """Marks an argument that was not given, since None is a value that callers pass on."""
+
+    def __repr__(self) -> str:
+        return "NOT_SPECIFIED"
+
+
+NOT_SPECIFIED = _NotSpecified()
+
+
+def run_forward_passes(
+    model: nn.Module,
+    callback: Callable[..., Any] | Iterable[Any],
+    callback_args: Any = NOT_SPECIFIED,
+    input_count: int = 1,
+    description: str = "Calibrating",
+) -> None:
+    """Run a user's calibration data through a model.
+
+    Args:
+        model: the model to run.
+        callback: `callback(model)` or `callback(model, callback_args)`; or a data loader or other iterable of
+            batches, then with a progress bar. A batch is a tensor, a mapping of keyword arguments, or a tuple
+            or list of which the first `input_count` entries go to the model (what follows are labels).
+        callback_args: second argument of the callback; only with a callable.
+        input_count: how many positional inputs the model takes.
+        description: text of the progress bar.
+
+    Raises:
+        TypeError: neither callable nor iterable, or arguments given with an iterable.
+        ValueError: an iterable without batches.
+    """
+    if callable(callback) and not isinstance(callback, torch.utils.data.DataLoader):
+        if callback_args is NOT_SPECIFIED:
+            callback(model)
+        else:
+            callback(model, callback_args)
+        return
+    if not isinstance(callback, Iterable):
+        raise TypeError(
+            "compute_encodings: `forward_pass_callback` must be callable or an iterable of batches, got "
+            f"{type(callback).__name__}"
+        )
+    if callback_args is not NOT_SPECIFIED:
+        raise TypeError(
+            "compute_encodings: `forward_pass_callback_args` goes with a callable; leave it out with batches"
+        )
+    device = _device_of(model)
+    count = 0
+    for batch in progress(callback, description):
+        args, kwargs = _arguments(model, batch, input_count)
+        model(*_to_device(args, device), **_to_device(kwargs, device))
+        count += 1
+    if count == 0:
+        raise ValueError("compute_encodings: `forward_pass_callback` is an iterable without batches")
+
+
+@contextlib.contextmanager
+def calibrating(quantizers: Iterable[QuantizerBase]) -> Iterator[None]:
+    """Several quantizers observe at once; an error inside leaves all their ranges as they were.
+
+    Ranges that may not be overwritten are left alone.
+    """
+    started = [quantizer for quantizer in quantizers if quantizer.begin_calibration()]
+    try:
+        yield
+    except BaseException:
+        for quantizer in started:
+            quantizer.cancel_calibration()
+        raise
+    for quantizer in started:
+        quantizer.end_calibration()
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode and no gradients; the modes of the modules are restored one by one."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _arguments(model: nn.Module, batch: Any, input_count: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(batch, tuple | list):
+        return tuple(batch[:input_count]), {}
+    if isinstance(batch, Mapping):
+        known = {k: v for k, v in batch.items() if k in inspect.signature(model.forward).parameters}
+        # What a collate function adds, such as labels, is no input; a model that takes a dict gets it whole.
+        return bind_inputs(model, known or batch)
+    return (batch,), {}
+
+
+def _device_of(model: nn.Module) -> torch.device | None:
+    return next((tensor.device for tensor in model.parameters()), None)
+
+
+def _to_device(value: Any, device: torch.device | None) -> Any:
+    if device is None:
+        return value
+    return torch.utils._pytree.tree_map(
+        lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, value
+    )

@@ -1,0 +1,93 @@
+"""The export methods of `QuantizationSimModel`: they check, and hand over to the export layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from aimet_torch.common.services import service
+from aimet_torch.quantsim import encodings_io
+
+if TYPE_CHECKING:
+    from aimet_torch.quantsim.sim import QuantizationSimModel
+
+
+class OnnxExporter:
+    """`sim.onnx`: the simulated network as an ordinary FP32 ONNX file with an encodings file beside it."""
+
+    def __init__(self, sim: QuantizationSimModel) -> None:
+        self._sim = sim
+
+    def export(
+        self, args: Any, f: str | Path, *, encoding_version: str = "1.0.0", **torch_onnx_kwargs: Any
+    ) -> None:
+        """Write `f` and `<stem of f>.encodings`.
+
+        Args:
+            args: example input: a tensor, a tuple of positional or a dict of keyword inputs.
+            f: path of the ONNX file.
+            encoding_version: "0.6.1" or "1.0.0".
+            **torch_onnx_kwargs: passed on to `torch.onnx.export` (input_names, dynamic_shapes, ...).
+
+        Raises:
+            ValueError: quantizers without a range, or an unknown version.
+        """
+        service("export_onnx_with_encodings")(
+            self._sim, args, f, encoding_version=encoding_version, **torch_onnx_kwargs
+        )
+
+
+class ExportMethods:
+    """Mixed into `QuantizationSimModel`."""
+
+    @property
+    def onnx(self) -> OnnxExporter:
+        """Exporter of ONNX and encodings: `sim.onnx.export(args, f)`."""
+        return OnnxExporter(self)  # type: ignore[arg-type]
+
+    def export(
+        self,
+        path: str | Path,
+        filename_prefix: str,
+        dummy_input: Any,
+        onnx_export_args: dict[str, Any] | None = None,
+        export_model: bool = True,
+        filename_prefix_encodings: str | None = None,
+        encoding_version: str = "0.6.1",
+    ) -> None:
+        """Write the FP32 model and its encodings, as AIMET's `export` does.
+
+        Files: `<prefix>.pth` (the model without quantizers, `torch.save`), `<prefix>.onnx`, `<prefix>.encodings`
+        (by ONNX tensor) and `<prefix>_torch.encodings` (by torch module, for `load_encodings`).
+
+        Args:
+            path: directory; made when missing.
+            filename_prefix: stem of the model files.
+            dummy_input: example input for torch.onnx.
+            onnx_export_args: further arguments for `torch.onnx.export`.
+            export_model: write `.pth` and `.onnx`; without it only the encodings.
+            filename_prefix_encodings: stem of the encodings files; the same by default.
+            encoding_version: "0.6.1" or "1.0.0".
+
+        Raises:
+            ValueError: quantizers without a range, or an unknown version.
+        """
+        sim: QuantizationSimModel = self  # type: ignore[assignment]
+        directory = Path(path)
+        directory.mkdir(parents=True, exist_ok=True)
+        encodings_prefix = filename_prefix_encodings or filename_prefix
+        service("export_onnx_with_encodings")(
+            sim,
+            dummy_input,
+            directory / f"{filename_prefix}.onnx",
+            encoding_version=encoding_version,
+            encodings_path=directory / f"{encodings_prefix}.encodings",
+            export_model=export_model,
+            **(onnx_export_args or {}),
+        )
+        encodings_io.save(sim, directory / f"{encodings_prefix}_torch.encodings")
+        if export_model:
+            original = sim.get_original_model(sim.model)
+            torch.save(original, directory / f"{filename_prefix}.pth")

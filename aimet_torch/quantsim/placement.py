@@ -1,0 +1,228 @@
+"""Where quantizers go: applies a quantsim configuration to a model's graph.
+
+`plan` only decides, one `Decision` for every operand and result of every operator, with the reason in words
+(the summary shows it). `realize.py` makes the quantizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from aimet_torch.graph import GRID_PRESERVING_OPS, ModelGraph, OpNode, Value
+from aimet_torch.quantsim.config import QuantSimConfig
+
+# Operators whose second tensor operand is a weight when it is a parameter, with the axis of its output channels.
+WEIGHT_OPERAND_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}
+# Operators that are the identity in evaluation mode: fusion looks through them.
+_TRANSPARENT_OPS = frozenset({"Identity", "Dropout"})
+_FOLDABLE_INTO = frozenset({"Conv", "ConvTranspose", "Gemm"})
+
+
+@dataclass
+class Decision:
+    """What happens to one tensor at one operator.
+
+    Attributes:
+        is_quantized: a quantizer sits here.
+        reason: why, or why not, in a few words.
+        is_symmetric: grid of the quantizer.
+        is_param: the tensor is a weight: parameter bit width, `channel_axis` counts.
+        channel_axis: axis with one scale each, or None for one scale.
+        limits: fixed (min, max) of the range from the configuration; either may be None.
+    """
+
+    is_quantized: bool
+    reason: str
+    is_symmetric: bool = False
+    is_param: bool = False
+    channel_axis: int | None = None
+    limits: tuple[float | None, float | None] = (None, None)
+
+
+@dataclass
+class Plan:
+    """Decisions by (operator name, index among its tensor operands, or results, or parameter name)."""
+
+    inputs: dict[tuple[str, int], Decision] = field(default_factory=dict)
+    outputs: dict[tuple[str, int], Decision] = field(default_factory=dict)
+    params: dict[tuple[str, str], Decision] = field(default_factory=dict)
+
+
+def plan(graph: ModelGraph, config: QuantSimConfig) -> Plan:
+    """Decide for every tensor of the graph whether it gets a quantizer.
+
+    Args:
+        graph: the traced model after `to_module()`.
+        config: the configuration.
+
+    Returns:
+        The decisions; nothing is changed.
+    """
+    result = Plan()
+    for op in graph.ops:
+        for j, value in enumerate(op.outputs):
+            result.outputs[op.name, j] = _output_decision(op, value, config)
+        _decide_params(op, config, result)
+    for op, followers in _fused_chains(graph, config):
+        _fuse(op, followers, result)
+    for op in graph.ops:
+        for i, value in enumerate(op.inputs):
+            decision = _input_decision(op, i, value, config)
+            if decision is not None:
+                result.inputs[op.name, i] = decision
+    return result
+
+
+def _output_decision(op: OpNode, value: Value, config: QuantSimConfig) -> Decision:
+    rule = config.op_rule(op.op_type)
+    if not value.is_float:
+        return Decision(False, "not floating point")
+    if op.op_type == "Boundary":
+        return Decision(False, "inside an untraceable module")
+    if not value.finite:
+        return Decision(False, "holds infinities (a mask)")
+    is_forced = value.is_model_output and config.is_model_output_quantized
+    if op.op_type in _TRANSPARENT_OPS or (op.op_type in GRID_PRESERVING_OPS and not is_forced):
+        return Decision(False, "same grid as its input")
+    if not is_forced and not config.is_output_quantized(op.op_type):
+        return Decision(False, "off in the configuration")
+    limits = (rule.encoding_min, rule.encoding_max)
+    # A fixed range that is symmetric about zero (Tanh, Sin) fits a symmetric grid.
+    is_balanced = None not in limits and limits[0] == -limits[1]
+    return Decision(
+        True, "output", is_symmetric=config.is_activation_symmetric(op.op_type) or is_balanced, limits=limits
+    )
+
+
+def _input_decision(op: OpNode, index: int, value: Value, config: QuantSimConfig) -> Decision | None:
+    """The decision about an operand that no operator has produced, or that the configuration names."""
+    if not value.is_float or not value.finite or op.op_type == "Boundary":
+        return None
+    rule = config.op_rule(op.op_type)
+    if value.kind == "activation":
+        if rule.is_input_quantized and not _is_on_a_grid(value):
+            return Decision(True, "input, by the configuration", config.is_activation_symmetric(op.op_type))
+        return None
+    if op.op_type in _TRANSPARENT_OPS:
+        return None
+    if value.kind == "input":
+        if config.is_model_input_quantized:
+            return Decision(True, "model input", config.is_activation_symmetric(op.op_type))
+        return Decision(False, "model input, off in the configuration")
+    weight_position = 1
+    if value.kind == "parameter" and index == weight_position and op.op_type in WEIGHT_OPERAND_AXIS:
+        return _weight_decision(op.op_type, config)
+    if value.kind == "parameter" and index > weight_position and op.op_type in WEIGHT_OPERAND_AXIS:
+        named = config.param_rule(op.op_type, "bias")
+        return Decision(bool(named.is_quantized), "bias", bool(named.is_symmetric), is_param=True)
+    return Decision(True, f"{value.kind} as an operand", config.is_activation_symmetric(op.op_type))
+
+
+def _is_on_a_grid(value: Value) -> bool:
+    return value.producer is not None and value.producer.op_type not in _TRANSPARENT_OPS
+
+
+def _weight_decision(op_type: str, config: QuantSimConfig, name: str = "weight") -> Decision:
+    rule = config.param_rule(op_type, name)
+    axis = WEIGHT_OPERAND_AXIS.get(op_type, 0) if config.is_per_channel(op_type) else None
+    reason = "parameter" if rule.is_quantized else "off in the configuration"
+    return Decision(bool(rule.is_quantized), reason, bool(rule.is_symmetric), is_param=True, channel_axis=axis)
+
+
+def _decide_params(op: OpNode, config: QuantSimConfig, result: Plan) -> None:
+    if op.module is None or op.op_type == "Boundary" or op.call_index > 0:
+        return
+    for name, decision in param_decisions(op.module, op.op_type, config).items():
+        result.params[op.name, name] = decision
+
+
+def param_decisions(module: nn.Module, op_type: str, config: QuantSimConfig) -> dict[str, Decision]:
+    """Decisions for the floating-point parameters that a leaf module owns, by name."""
+    decisions = {}
+    for name, parameter in module.named_parameters(recurse=False):
+        if not parameter.is_floating_point():
+            continue
+        decision = _weight_decision(op_type, config, name)
+        if parameter.dim() < 2 and op_type != "PRelu":
+            decision.channel_axis = None
+        generation = config.hw_generation
+        is_table = isinstance(module, nn.Embedding | nn.GroupNorm)
+        if generation is not None and generation >= 73 and name == "weight" and is_table:
+            # From V73 on a lookup has the type of its table, and GroupNorm's weight that of its output.
+            decision.is_symmetric = config.is_activation_symmetric(op_type)
+        decisions[name] = decision
+    return decisions
+
+
+def is_foldable_batch_norm(op: OpNode) -> bool:
+    """Whether `op` is a batch norm that alone reads a convolution's or linear layer's output."""
+    if op.op_type != "BatchNormalization" or not op.inputs:
+        return False
+    value = op.inputs[0]
+    return (
+        value.producer is not None
+        and value.producer.op_type in _FOLDABLE_INTO
+        and len(value.consumers) == 1
+        and not value.is_model_output
+    )
+
+
+def _only_consumer(op: OpNode) -> OpNode | None:
+    if len(op.outputs) != 1 or op.outputs[0].is_model_output or len(op.outputs[0].consumers) != 1:
+        return None
+    return op.outputs[0].consumers[0][0]
+
+
+def _match(op: OpNode, names: tuple[str, ...]) -> list[OpNode] | None:
+    """The operators after `op` that make up the supergroup `names`, with those passed on the way, or None."""
+    followers: list[OpNode] = []
+    current = op
+    for name in names[1:]:
+        following = _only_consumer(current)
+        while following is not None and following.op_type != name:
+            is_passed = following.op_type in _TRANSPARENT_OPS or is_foldable_batch_norm(following)
+            if not is_passed:
+                return None
+            followers.append(following)
+            following = _only_consumer(following)
+        if following is None:
+            return None
+        followers.append(following)
+        current = following
+    return followers
+
+
+def _is_bias_addition(op: OpNode) -> bool:
+    return op.op_type == "Add" and any(v.kind in ("parameter", "buffer", "constant") for v in op.inputs)
+
+
+def _fused_chains(graph: ModelGraph, config: QuantSimConfig) -> Iterator[tuple[OpNode, list[OpNode]]]:
+    for op in graph.ops:
+        for names in config.supergroups:
+            if op.op_type == names[0]:
+                followers = _match(op, names)
+                if followers:
+                    yield op, followers
+        if is_foldable_batch_norm(op):
+            yield op.inputs[0].producer, [op]
+        if "MatmulAdd" in config.supergroup_passes and op.op_type == "MatMul":
+            following = _only_consumer(op)
+            if following is not None and _is_bias_addition(following):
+                yield op, [following]
+
+
+def _fuse(first: OpNode, followers: list[OpNode], result: Plan) -> None:
+    """Only the last operator of a fused chain keeps its output quantizer."""
+    last = followers[-1]
+    for op in [first, *followers[:-1]]:
+        for j in range(len(op.outputs)):
+            if result.outputs[op.name, j].is_quantized:
+                result.outputs[op.name, j] = Decision(False, f"fused with {last.name}")
+    for op in followers:
+        if op.op_type == "BatchNormalization":
+            for key, decision in result.params.items():
+                if key[0] == op.name:
+                    decision.is_quantized, decision.reason = False, "folds into the layer before"

@@ -1,0 +1,382 @@
+"""`QuantizationSimModel`: how a trained network behaves once its tensors are integers."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aimet_torch.common.defs import QuantizationDataType, QuantScheme
+from aimet_torch.graph import ModelGraph, bind_inputs, trace
+from aimet_torch.nn import QuantizationMixin
+from aimet_torch.quantization.base import QuantizerBase
+from aimet_torch.quantization.encoding_analyzer import PercentileEncodingAnalyzer
+from aimet_torch.quantsim import encodings_io
+from aimet_torch.quantsim.calibration import (
+    NOT_SPECIFIED,
+    calibrating,
+    evaluation_mode,
+    run_forward_passes,
+)
+from aimet_torch.quantsim.config import load_config
+from aimet_torch.quantsim.exporting import ExportMethods
+from aimet_torch.quantsim.placement import plan
+from aimet_torch.quantsim.realize import Settings, realize
+from aimet_torch.quantsim.summary import Summary, summarize
+
+_SCHEME_NAMES = {
+    "min_max": QuantScheme.min_max,
+    "tf": QuantScheme.min_max,
+    "tf_enhanced": QuantScheme.post_training_tf_enhanced,
+    "percentile": QuantScheme.post_training_percentile,
+}
+
+
+class QuantizationSimModel(ExportMethods):
+    """Quantization simulation (QuantSim) of a PyTorch model.
+
+    The model is taken as it is: functional operators, modules called several times and nested containers need
+    no rewriting. It is traced with `torch.fx`; each call site gets quantizers of its own. What cannot be traced
+    runs as Python with its leaf modules quantized, and the summary lists what stays in floating point there.
+
+    Args:
+        model: a trained FP32 model; copied unless `in_place`.
+        dummy_input: an example input: a tensor, a tuple or list of positional inputs, or a dict of keyword
+            inputs. Only its structure, shapes and dtypes matter; the batch size stays free.
+        quant_scheme: how ranges are found: a `QuantScheme`, or "min_max", "tf", "tf_enhanced", "percentile".
+        default_output_bw: bits of activations, 4 to 32.
+        default_param_bw: bits of parameters, 2 to 32.
+        in_place: quantize `model` itself.
+        config_file: placement rules: a path, an alias such as "htp_v73", or None for the default
+            (per-channel weights; see `aimet_torch.quantsim.config.load_config`).
+        default_data_type: int, or float for 16- or 32-bit floating-point simulation.
+
+    Attributes:
+        model: the simulated `nn.Module`; trains, saves, exports and compiles like any other.
+        graph: the traced graph with the quantized modules (`connected_graph` is the same).
+        excluded_layers: names of layers that `exclude_layers_from_quantization` has stripped.
+
+    Raises:
+        ValueError: a bit width, scheme or configuration that does not exist, or a model already quantized.
+        TypeError: `model` is not an `nn.Module`.
+
+    >>> sim = QuantizationSimModel(torch.nn.Linear(3, 2), torch.randn(1, 3))
+    >>> sim.compute_encodings([torch.randn(4, 3)])
+    >>> sim.model(torch.randn(4, 3)).shape
+    torch.Size([4, 2])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dummy_input: Any,
+        quant_scheme: QuantScheme | str | None = None,
+        default_output_bw: int = 8,
+        default_param_bw: int = 8,
+        in_place: bool = False,
+        config_file: str | Path | dict[str, Any] | None = None,
+        default_data_type: QuantizationDataType = QuantizationDataType.int,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"QuantizationSimModel: `model` must be an nn.Module, got {type(model).__name__}")
+        if any(isinstance(module, QuantizationMixin) for module in model.modules()):
+            raise ValueError(
+                "QuantizationSimModel: `model` already holds quantized modules; pass the original model, or "
+                "QuantizationSimModel.get_original_model(model)"
+            )
+        self.settings = Settings(
+            scheme=_check_scheme(quant_scheme),
+            output_bitwidth=_check_bitwidth("default_output_bw", default_output_bw, 4, default_data_type),
+            param_bitwidth=_check_bitwidth("default_param_bw", default_param_bw, 2, default_data_type),
+            data_type=default_data_type,
+        )
+        self.config = load_config(config_file)
+        self._names_in_original = weakref.WeakKeyDictionary(
+            {module: name for name, module in model.named_modules()}
+        )
+        source = model if in_place else copy.deepcopy(model)
+        self.dummy_input = dummy_input
+        self.graph: ModelGraph = trace(source, dummy_input)
+        self.model: nn.Module = self.graph.to_module()
+        self.plan = plan(self.graph, self.config)
+        with evaluation_mode(self.model):
+            self._realization = realize(
+                self.model, self.graph, self.plan, self.settings, self.config, self._run_example
+            )
+        self.excluded_layers: list[str] = []
+
+    @property
+    def connected_graph(self) -> ModelGraph:
+        """The traced graph, under AIMET's name."""
+        return self.graph
+
+    def _run_example(self) -> object:
+        args, kwargs = bind_inputs(self.model, self.dummy_input)
+        return self.model(*args, **kwargs)
+
+    def _positional_count(self) -> int:
+        return len(bind_inputs(self.model, self.dummy_input)[0])
+
+    # -- calibration ---------------------------------------------------------------------------------------------
+
+    def compute_encodings(
+        self,
+        forward_pass_callback: Callable[..., Any] | Iterable[Any],
+        forward_pass_callback_args: Any = NOT_SPECIFIED,
+    ) -> None:
+        """Calibrate every quantizer on representative data.
+
+        Parameters are calibrated on their values. Activations are observed, unquantized, while the data runs
+        through the model in evaluation mode without gradients; 500 to 1,000 samples usually do.
+
+        Args:
+            forward_pass_callback: `callback(model)` or `callback(model, args)` that runs forward passes; or a
+                data loader or other iterable of batches, then with a progress bar. Of a batch that is a tuple or
+                list, as many entries as the model has inputs are used; labels behind them are left out.
+            forward_pass_callback_args: passed on to a callable.
+
+        Raises:
+            TypeError, ValueError: as `aimet_torch.quantsim.calibration.run_forward_passes`.
+
+        Quantizers that saw no finite value keep passing their input through; a warning names them.
+        """
+        with evaluation_mode(self.model):
+            for module in self.qmodules():
+                module.compute_param_encodings(overwrite=True)
+            with calibrating(self._activation_quantizers()):
+                run_forward_passes(
+                    self.model, forward_pass_callback, forward_pass_callback_args, self._positional_count()
+                )
+        for quantizer, low, high in self._realization.limits:
+            _apply_limits(quantizer, low, high)
+        self._warn_of_uncalibrated()
+
+    def _activation_quantizers(self) -> list[QuantizerBase]:
+        found: dict[int, QuantizerBase] = {}
+        for module in self.qmodules():
+            for quantizer in (*module.input_quantizers, *module.output_quantizers):
+                if quantizer is not None:
+                    found[id(quantizer)] = quantizer
+        return list(found.values())
+
+    def _warn_of_uncalibrated(self) -> None:
+        names = [name for name, quantizer in self.named_quantizers() if not quantizer.is_initialized()]
+        if names:
+            shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            warnings.warn(
+                f"compute_encodings: these quantizers saw no finite value and pass their input through: {shown}",
+                stacklevel=3,
+            )
+
+    def set_percentile_value(self, percentile_value: float) -> None:
+        """Set the percentile of every quantizer of the percentile scheme, 50 to 100.
+
+        Raises:
+            ValueError: outside 50 to 100.
+        """
+        for quantizer in self.quantizers():
+            analyzer = getattr(quantizer, "encoding_analyzer", None)
+            if isinstance(analyzer, PercentileEncodingAnalyzer):
+                analyzer.set_percentile(percentile_value)
+
+    # -- modules and quantizers ----------------------------------------------------------------------------------
+
+    def named_qmodules(self) -> Iterator[tuple[str, QuantizationMixin]]:
+        """Names and quantized modules, in the order of `model.named_modules()`."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, QuantizationMixin):
+                yield name, module
+
+    def qmodules(self) -> Iterator[QuantizationMixin]:
+        """The quantized modules."""
+        for _, module in self.named_qmodules():
+            yield module
+
+    def named_quantizers(self) -> Iterator[tuple[str, QuantizerBase]]:
+        """Names and quantizers; one that several operators share comes once."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, QuantizerBase):
+                yield name, module
+
+    def quantizers(self) -> Iterator[QuantizerBase]:
+        """The quantizers."""
+        for _, quantizer in self.named_quantizers():
+            yield quantizer
+
+    def named_quantizer_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of the quantizers: what range learning trains."""
+        for name, quantizer in self.named_quantizers():
+            for parameter_name, parameter in quantizer.named_parameters():
+                yield f"{name}.{parameter_name}", parameter
+
+    def quantizer_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the quantizers."""
+        for _, parameter in self.named_quantizer_parameters():
+            yield parameter
+
+    def quantizer_state_dict(self) -> dict[str, torch.Tensor]:
+        """State of the quantizers alone; restore it with `model.load_state_dict(state, strict=False)`."""
+        state = self.model.state_dict()
+        prefixes = tuple(
+            f"{name}."
+            for name, module in self.model.named_modules(remove_duplicate=False)
+            if isinstance(module, QuantizerBase)
+        )
+        return {key: value for key, value in state.items() if key.startswith(prefixes)}
+
+    def exclude_layers_from_quantization(self, layers_to_exclude: list[nn.Module | str]) -> None:
+        """Remove every quantizer of some layers.
+
+        Args:
+            layers_to_exclude: modules of `sim.model` or of the original model, or their names; of a container,
+                all layers inside.
+
+        Raises:
+            ValueError: a layer that is in neither model.
+        """
+        names = dict(self.model.named_modules())
+        known = {module: name for name, module in names.items()}
+        for layer in layers_to_exclude:
+            name = layer if isinstance(layer, str) else known.get(layer, self._names_in_original.get(layer))
+            if name not in names:
+                label = repr(layer) if isinstance(layer, str) else type(layer).__name__
+                raise ValueError(
+                    f"exclude_layers_from_quantization: `layers_to_exclude` has {label}, which is in neither "
+                    "sim.model nor the original model"
+                )
+            for inner_name, module in names[name].named_modules(prefix=name):
+                if isinstance(module, QuantizationMixin):
+                    module._remove_all_quantizers()
+                    self.excluded_layers.append(inner_name)
+
+    def exclude_param_from_quantization(self, param_name_to_exclude: str) -> None:
+        """Remove the quantizers of all parameters of this name, such as "bias"."""
+        for module in self.qmodules():
+            if param_name_to_exclude in module.param_quantizers:
+                module.param_quantizers[param_name_to_exclude] = None
+
+    def fold_param_quantizers(self) -> None:
+        """Replace parameters by their quantized values and drop their quantizers: faster to evaluate."""
+        for module in self.qmodules():
+            module.fold_param_quantizers()
+
+    @staticmethod
+    def get_original_model(model: nn.Module, qdq_weights: bool = False) -> nn.Module:
+        """A copy of a simulated model without any quantizer.
+
+        Args:
+            model: `sim.model`.
+            qdq_weights: keep the parameters' quantization error in the weights.
+        """
+        original = copy.deepcopy(model)
+        for name, module in list(original.named_modules()):
+            if isinstance(module, QuantizationMixin):
+                if qdq_weights:
+                    module.fold_param_quantizers()
+                _replace(original, name, module.get_original_module())
+        return original
+
+    # -- encodings -----------------------------------------------------------------------------------------------
+
+    def save_encodings_to_json(self, path: str | Path, filename_prefix: str) -> None:
+        """Write `<path>/<filename_prefix>.json`: all encodings by the names of the torch modules."""
+        encodings_io.save(self, Path(path) / f"{filename_prefix}.json")
+
+    def load_encodings(
+        self,
+        encodings: str | Path | dict[str, Any],
+        strict: bool = True,
+        partial: bool = True,
+        requires_grad: bool | None = None,
+        allow_overwrite: bool = True,
+    ) -> None:
+        """Set quantizers from encodings by the names of the torch modules.
+
+        Args:
+            encodings: a file that `save_encodings_to_json` or `export` (`_torch.encodings`) wrote, or its content.
+            strict: an entry without a quantizer is an error instead of a warning.
+            partial: quantizers without an entry are left alone; False removes them, with a warning.
+            requires_grad: whether the ranges train; None leaves it.
+            allow_overwrite: whether later calibration may change the ranges.
+
+        Raises:
+            ValueError: a name that does not match (strict), a shape that does not fit, a malformed file.
+        """
+        encodings_io.load(
+            self, encodings, strict=strict, partial=partial, requires_grad=requires_grad,
+            allow_overwrite=allow_overwrite,
+        )
+
+    def load_and_freeze_encodings(
+        self, encoding_path: str | Path, ignore_when_quantizer_disabled: bool = False
+    ) -> None:
+        """`load_encodings`, then keep the ranges through calibration and training."""
+        self.load_encodings(
+            encoding_path, strict=not ignore_when_quantizer_disabled, requires_grad=False, allow_overwrite=False
+        )
+
+    def set_and_freeze_param_encodings(self, encoding_path: str | Path) -> None:
+        """Set and freeze parameter encodings only, such as AdaRound's; other entries are left out."""
+        encodings_io.load(
+            self, encoding_path, strict=True, partial=True, requires_grad=False, allow_overwrite=False,
+            params_only=True,
+        )
+
+    # -- report --------------------------------------------------------------------------------------------------
+
+    def summary(self) -> Summary:
+        """What has a quantizer, what has not, and why: prints as a table, iterates as rows."""
+        return summarize(self)
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+
+def load_encodings_to_sim(quant_sim_model: QuantizationSimModel, pytorch_encoding_path: str | Path) -> None:
+    """Set quantizers of a simulation from a `_torch.encodings` file; quantizers without an entry are removed."""
+    quant_sim_model.load_encodings(pytorch_encoding_path, partial=False)
+
+
+def _check_scheme(scheme: QuantScheme | str | None) -> QuantScheme:
+    if scheme is None:
+        return QuantScheme.min_max
+    if isinstance(scheme, QuantScheme):
+        return scheme
+    if isinstance(scheme, str) and scheme in _SCHEME_NAMES:
+        return _SCHEME_NAMES[scheme]
+    raise ValueError(
+        f"QuantizationSimModel: `quant_scheme` must be a QuantScheme or one of {', '.join(_SCHEME_NAMES)}, "
+        f"got {scheme!r}"
+    )
+
+
+def _check_bitwidth(name: str, bitwidth: int, least: int, data_type: QuantizationDataType) -> int:
+    if data_type == QuantizationDataType.float:
+        if bitwidth not in (16, 32):
+            raise ValueError(
+                f"QuantizationSimModel: `{name}` must be 16 or 32 with floating-point simulation, got {bitwidth!r}"
+            )
+    elif isinstance(bitwidth, bool) or not isinstance(bitwidth, int) or not least <= bitwidth <= 32:
+        raise ValueError(f"QuantizationSimModel: `{name}` must be an integer from {least} to 32, got {bitwidth!r}")
+    return bitwidth
+
+
+def _apply_limits(quantizer: QuantizerBase, low: float | None, high: float | None) -> None:
+    if not quantizer.is_initialized() or not quantizer.is_overwrite_allowed():
+        return
+    minimum, maximum = quantizer.get_min(), quantizer.get_max()
+    quantizer.set_range(
+        minimum if low is None else torch.full_like(minimum, low),
+        maximum if high is None else torch.full_like(maximum, high),
+    )
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
