@@ -14,6 +14,8 @@ from enum import Enum
 from typing import Any
 
 __all__ = [
+    "QTYPE_ALIASES",
+    "RANGE_LEARNING_SCHEMES",
     "ActivationType",
     "AdaroundConstants",
     "CallbackFunc",
@@ -24,11 +26,9 @@ __all__ = [
     "Float",
     "GreedySelectionParameters",
     "Int",
-    "QTYPE_ALIASES",
     "QuantDtypeBwInfo",
     "QuantScheme",
     "QuantizationDataType",
-    "RANGE_LEARNING_SCHEMES",
     "RankSelectScheme",
     "SupportedKernelsAction",
     "qtype",
@@ -173,13 +173,14 @@ class GreedySelectionParameters:
 
 
 class CallbackFunc:
-    """A function and the second argument to call it with: ``callback(model)`` = ``func(model, args)``."""
+    """A function and its second argument: ``callback(model)`` is ``func(model, args)``."""
 
     def __init__(self, func: Callable[..., Any], func_callback_args: Any = None) -> None:
         self.func = func
         self.args = func_callback_args
 
     def __call__(self, arg: Any) -> Any:
+        """Call the function with ``arg`` and the stored argument."""
         return self.func(arg, self.args)
 
 
@@ -237,7 +238,7 @@ class qtype:  # noqa: N801 - AIMET's name
         finite: bool = False,
         unsigned_zero: bool = False,
     ) -> Float:
-        """Floating-point numbers; ``finite``: no infinities, ``unsigned_zero``: no negative zero."""
+        """Floating-point; ``finite``: no infinities, ``unsigned_zero``: no negative zero."""
         return Float(exponent_bits, mantissa_bits, finite, unsigned_zero)
 
     @staticmethod

@@ -14,7 +14,7 @@ globals().update(CLASSES)
 globals().update({f"Fake{name}": quantized for name, quantized in CLASSES.items()})
 FakeQuantizationMixin = QuantizationMixin
 
-__all__ = [
+__all__ = [  # noqa: PLE0604 - the names in the table are strings
     "BaseQuantizationMixin",
     "FakeQuantizationMixin",
     "QuantizationMixin",

@@ -46,8 +46,8 @@ def quantize_tensors(value: Any, quantizers: dict[str, Any], index: int) -> tupl
     if isinstance(value, (tuple, list)):
         entries = []
         for item in value:
-            item, index = quantize_tensors(item, quantizers, index)
-            entries.append(item)
+            quantized, index = quantize_tensors(item, quantizers, index)
+            entries.append(quantized)
         # Named tuples take their fields one by one, all other sequences take an iterable.
         return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries), index
     return value, index

@@ -90,7 +90,7 @@ class BaseQuantizationMixin:
     # -- forward --------------------------------------------------------------------------------
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the original module; subclasses without a forward of their own get the quantized one."""
+        """Run the original module. Classes without a forward of their own get another one."""
         return super().forward(*args, **kwargs)  # type: ignore[misc]
 
     def _quantized_forward(self, *args: Any, call_site: int = 0, **kwargs: Any) -> Any:

@@ -43,9 +43,9 @@ def compute_encodings(model: nn.Module) -> Iterator[None]:
     }
     started: dict[str, QuantizerBase] = {}
     for name, module in model.named_modules():
-        if isinstance(module, QuantizerBase) and id(module) not in of_parameters:
-            if module.begin_calibration():
-                started[name] = module
+        is_activation = isinstance(module, QuantizerBase) and id(module) not in of_parameters
+        if is_activation and module.begin_calibration():
+            started[name] = module
     try:
         yield
     except BaseException:

@@ -74,7 +74,8 @@ class EncodingBase:
         result = self.map_tensors(lambda tensor: tensor.to(*args, **kwargs))
         if not result.scale.is_floating_point():
             raise TypeError(
-                f"{type(self).__name__}.to: `dtype` must be floating-point, got {result.scale.dtype}"
+                f"{type(self).__name__}.to: `dtype` must be floating-point, "
+                f"got {result.scale.dtype}"
             )
         return result
 
@@ -126,7 +127,7 @@ class QuantizerBase(nn.Module):
 
     @contextlib.contextmanager
     def compute_encodings(self) -> Iterator[None]:
-        """Within this context inputs are observed and returned unchanged; at its end the range is set.
+        """Observe inputs within this context, return them unchanged, set the range at its end.
 
         Nothing happens when `allow_overwrite` forbids it. What data does to the range:
         non-finite values are ignored; zero is always part of the range; constant or all-zero data
@@ -209,7 +210,7 @@ class QuantizerBase(nn.Module):
         self._overwrite_allowed.update({name: bool(flag) for name, flag in flags.items()})
 
     def is_overwrite_allowed(self, name: str | None = None) -> bool:
-        """Whether the range (or the end called ``name``) may be changed by calibration and loading."""
+        """Whether calibration and loading may change the range, or its end called ``name``."""
         if name is not None:
             return self._overwrite_allowed[name]
         return any(self._overwrite_allowed.values())

@@ -191,7 +191,8 @@ class HistogramEncodingAnalyzer(EncodingAnalyzer):
             self.histogram = torch.zeros(shape, dtype=torch.int64, device=input_tensor.device)
             self._set_limits(lower, upper)
         else:
-            assert self._lower_limit is not None and self._upper_limit is not None
+            assert self._lower_limit is not None
+            assert self._upper_limit is not None
             # A channel whose first finite values come late starts here, without a history.
             is_new = self.histogram.sum(-1) == 0
             limits = self._lower_limit, self._upper_limit
@@ -217,7 +218,8 @@ class HistogramEncodingAnalyzer(EncodingAnalyzer):
         self, minimum: Tensor, maximum: Tensor, qmin: int, qmax: int, is_symmetric: bool
     ) -> tuple[Tensor, Tensor]:
         assert self.histogram is not None
-        assert self._lower_edge is not None and self._upper_edge is not None
+        assert self._lower_edge is not None
+        assert self._upper_edge is not None
         return self._search_histogram(
             self.histogram, self._lower_edge, self._upper_edge, qmin, qmax, is_symmetric
         )
@@ -277,7 +279,8 @@ class PercentileEncodingAnalyzer(HistogramEncodingAnalyzer):
         """
         if not 50 <= percentile <= 100:
             raise ValueError(
-                f"PercentileEncodingAnalyzer: `percentile` must be within 50 and 100, got {percentile}"
+                "PercentileEncodingAnalyzer: `percentile` must be within 50 and 100, got "
+                f"{percentile}"
             )
         self.percentile = percentile
 
@@ -376,7 +379,7 @@ class MseEncodingAnalyzer(HistogramEncodingAnalyzer):
 
 
 class EntropyEncodingAnalyzer(HistogramEncodingAnalyzer):
-    """Range whose quantized distribution diverges least from the observed one (Kullback-Leibler)."""
+    """Range whose quantized distribution has the least Kullback-Leibler divergence."""
 
     def _search_histogram(
         self, histogram: Tensor, lower: Tensor, upper: Tensor, qmin: int, qmax: int, symmetric: bool

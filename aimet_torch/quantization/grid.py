@@ -52,7 +52,7 @@ def bind_grid_arguments(
             f"{operator}: expected at most {len(names)} arguments ({', '.join(names)}) after the "
             f"tensors or the shape, got {len(args)}"
         )
-    bound = dict(zip(names, args))
+    bound = dict(zip(names, args, strict=False))
     allowed = {*names, *(("qmin", "qmax") if is_limits else ("bitwidth", "num_steps"))}
     for name, value in kwargs.items():
         if name in bound:
@@ -91,8 +91,8 @@ def grid_limits(operator: str, bound: dict[str, Any], signed: bool) -> tuple[int
             limits = given["qmin"], given["qmax"]
         case names:
             raise TypeError(
-                f"{operator}: give the grid as `bitwidth`, as `num_steps`, or as `qmin` and `qmax`; "
-                f"got {', '.join(names) or 'none of them'}"
+                f"{operator}: give the grid as `bitwidth`, `num_steps`, or `qmin` and `qmax`; got "
+                f" {', '.join(names) or 'none of them'}"
             )
     if not limits[0] < limits[1]:
         raise ValueError(

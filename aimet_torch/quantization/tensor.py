@@ -61,7 +61,8 @@ class QuantizedTensorBase(Tensor):
     encoding: EncodingBase | None
 
     @staticmethod
-    def __new__(cls, *args: Any, encoding: EncodingBase | None = None, **kwargs: Any) -> Any:
+    def __new__(cls: Any, *args: Any, encoding: EncodingBase | None = None, **kwargs: Any) -> Any:
+        """Make one from what `torch.as_tensor` takes."""
         return cls.attach(torch.as_tensor(*args, **kwargs), encoding)
 
     @classmethod

@@ -154,7 +154,7 @@ class AffineEncoding(EncodingBase):
 
     def _to_0_6_1(self) -> list[dict[str, Any]]:
         columns = (self.min, self.max, self.scale, self.unsigned_offset())
-        rows = zip(*(column.flatten().tolist() for column in columns))
+        rows = zip(*(column.flatten().tolist() for column in columns), strict=True)
         shift = {"zero_point_shift": self.zero_point_shift} if self.zero_point_shift else {}
         return [
             {
@@ -178,8 +178,8 @@ class AffineEncoding(EncodingBase):
         }
         if self.granularity not in kinds:
             raise ValueError(
-                "AffineEncoding.to_qnn_encoding_dict: `scale` must have one axis longer than 1, got "
-                f"shape {tuple(self.scale.shape)}"
+                "AffineEncoding.to_qnn_encoding_dict: `scale` must have one axis longer than 1, "
+                f"got shape {tuple(self.scale.shape)}"
             )
         entry: dict[str, Any] = {
             "enc_type": kinds[self.granularity].name,
@@ -256,7 +256,8 @@ class GroupedBlockEncoding(AffineEncoding):
     @property
     def per_block_int_scale(self) -> Tensor:
         """Integer of each block: ``scale = per_block_int_scale * per_channel_scale``."""
-        assert self.per_channel_scale is not None and self.decompressed_bw is not None
+        assert self.per_channel_scale is not None
+        assert self.decompressed_bw is not None
         largest = 2 ** (self.decompressed_bw - self.bitwidth)
         return ops.quantize(
             self.scale,
@@ -271,7 +272,8 @@ class GroupedBlockEncoding(AffineEncoding):
         entry = super()._to_1_0_0()
         if self.block_grouping is None or all(size == 1 for size in self.block_grouping):
             return entry  # every block has a real scale of its own
-        assert self.per_channel_scale is not None and self.decompressed_bw is not None
+        assert self.per_channel_scale is not None
+        assert self.decompressed_bw is not None
         scales = self.per_channel_scale.flatten().tolist()
         return {
             **entry,

@@ -13,6 +13,7 @@ remains) each entry covers a block. Formulas: docs/numerics.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -89,10 +90,10 @@ def shifted_quantize_dequantize(
     offset: Tensor,
     qmin: int,
     qmax: int,
-    block_size: list[int] | None,
+    block_size: Sequence[int] | None,
     shift: float,
 ) -> Tensor:
-    """Quantize-dequantize on the grid moved by ``shift`` steps: ``(q + offset + shift) * scale``."""
+    """Quantize-dequantize on a grid moved by ``shift`` steps: ``(q + offset + shift) * scale``."""
     if block_size is not None:
         moved = expand_blocks(scale, tensor, block_size) * shift
     else:
@@ -101,18 +102,17 @@ def shifted_quantize_dequantize(
     return ops.quantize_dequantize(tensor - moved, scale, offset, qmin, qmax, block_size) + moved
 
 
-def expand_blocks(values: Tensor, tensor: Tensor, block_size: list[int]) -> Tensor:
-    """Repeat each entry of ``values`` over its block, so that the result broadcasts to ``tensor``."""
+def expand_blocks(values: Tensor, tensor: Tensor, block_size: Sequence[int]) -> Tensor:
+    """Repeat each entry of ``values`` over its block; the result broadcasts to ``tensor``."""
     first = tensor.dim() - values.dim()
     for dim, size in enumerate(block_size):
-        if size == -1:
-            size = tensor.shape[first + dim] // values.shape[dim]
-        values = values.repeat_interleave(size, dim)
+        whole = tensor.shape[first + dim] // values.shape[dim]
+        values = values.repeat_interleave(whole if size == -1 else size, dim)
     return values
 
 
 def dequantize(
-    tensor: Tensor, scale: Tensor, offset: Tensor, block_size: list[int] | None = None
+    tensor: Tensor, scale: Tensor, offset: Tensor, block_size: Sequence[int] | None = None
 ) -> Tensor:
     """Map integers of the grid to real numbers: ``(tensor + offset) * scale``.
 

@@ -55,7 +55,8 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
             )
         grouping = (1,) * len(self.shape) if block_grouping is None else tuple(block_grouping)
         if len(grouping) != len(self.shape) or any(
-            group != -1 and (group < 1 or size % group) for size, group in zip(self.shape, grouping)
+            group != -1 and (group < 1 or size % group)
+            for size, group in zip(self.shape, grouping, strict=True)
         ):
             raise ValueError(
                 f"{name}: `block_grouping` must have, for each dimension of `shape` {self.shape}, "
@@ -66,13 +67,14 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
 
     def _group_sizes(self) -> list[int]:
         return [
-            size if group == -1 else group for size, group in zip(self.shape, self.block_grouping)
+            size if group == -1 else group
+            for size, group in zip(self.shape, self.block_grouping, strict=True)
         ]
 
     def _per_channel_scale(self, scale: Tensor) -> Tensor:
         """Scale of each group: its largest block scale over the largest integer."""
         interleaved: list[int] = []
-        for size, group in zip(self.shape, self._group_sizes()):
+        for size, group in zip(self.shape, self._group_sizes(), strict=True):
             interleaved += [size // group, group]
         grouped = scale.reshape(interleaved)  # (groups, blocks of a group) for each dimension
         largest = grouped.amax(dim=tuple(range(1, len(interleaved), 2))) if self.shape else grouped

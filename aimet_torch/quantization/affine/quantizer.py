@@ -1,4 +1,4 @@
-"""Quantizers of affine integer grids, with a real range (min, max) that can be calibrated or learned."""
+"""Quantizers of affine integer grids; their real range (min, max) is calibrated or learned."""
 
 from __future__ import annotations
 
@@ -139,14 +139,14 @@ class AffineQuantizerBase(QuantizerBase):
             if value is None:
                 ends.append(parameter.detach())
                 continue
-            value = torch.as_tensor(value, dtype=parameter.dtype, device=parameter.device)
-            value = plain_tensor(value).detach().expand(self.shape)
+            end = torch.as_tensor(value, dtype=parameter.dtype, device=parameter.device)
+            end = plain_tensor(end).detach().expand(self.shape)
             # Values on an accelerator are not looked at: that would wait for it.
-            if value.device.type == "cpu" and not bool(value.isfinite().all()):
+            if end.device.type == "cpu" and not bool(end.isfinite().all()):
                 raise ValueError(
-                    f"{name}.set_range: `{label}` must be finite, got {value.flatten().tolist()}"
+                    f"{name}.set_range: `{label}` must be finite, got {end.flatten().tolist()}"
                 )
-            ends.append(value)
+            ends.append(end)
         lower, upper = ends
         if lower.device.type == "cpu" and bool((lower > upper).any()):
             index = int((lower > upper).flatten().nonzero()[0])
@@ -231,7 +231,7 @@ class AffineQuantizerBase(QuantizerBase):
         self.set_range(encodings.min - shift, encodings.max - shift)
 
     def get_legacy_encodings(self) -> list[dict[str, Any]] | None:
-        """Return the entries of an encodings file of version 0.6.1, None while there is no range."""
+        """Return the entries of a 0.6.1 encodings file, None while there is no range."""
         encoding = self.get_encodings()
         return None if encoding is None else encoding.to_qnn_encoding_dict("0.6.1")
 
@@ -328,15 +328,13 @@ class QuantizeDequantize(AffineQuantizerBase):
 
     def simulate(self, input: Tensor) -> Tensor:
         """Quantize-dequantize a plain tensor; see `QuantizerBase.simulate`."""
-        if self._calibrating or not self._initialized or not input.is_floating_point():
-            if not self._ready(input):
-                return input
-        scale, offset = self._scale_and_offset()
+        return self._map(input, *self._scale_and_offset()) if self._ready(input) else input
+
+    def _map(self, input: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        grid = self.qmin, self.qmax, self.block_size
         if self.zero_point_shift:
-            return shifted_quantize_dequantize(
-                input, scale, offset, self.qmin, self.qmax, self.block_size, self.zero_point_shift
-            )
-        return ops.quantize_dequantize(input, scale, offset, self.qmin, self.qmax, self.block_size)
+            return shifted_quantize_dequantize(input, scale, offset, *grid, self.zero_point_shift)
+        return ops.quantize_dequantize(input, scale, offset, *grid)
 
     def forward(self, input: Tensor) -> Tensor:
         """Quantize-dequantize ``input``.
@@ -352,10 +350,14 @@ class QuantizeDequantize(AffineQuantizerBase):
         Raises:
             RuntimeError: there is no range.
         """
-        output = self.simulate(plain_tensor(input))
-        if self._calibrating or not output.is_floating_point() or not _carries_encoding():
+        input = plain_tensor(input)
+        if not self._ready(input):
+            return input
+        scale, offset = self._scale_and_offset()
+        output = self._map(input, scale, offset)
+        if not _carries_encoding():
             return output
-        return DequantizedTensor.attach(output, self.get_encodings())
+        return DequantizedTensor.attach(output, self._encoding(scale, offset))
 
 
 class Quantize(AffineQuantizerBase):
@@ -386,7 +388,7 @@ class Dequantize(AffineQuantizerBase):
     """Map integers of the grid to real numbers. Arguments as `AffineQuantizerBase`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Dequantize ``input``: `QuantizedTensor` by its own encoding, others by that of the module.
+        """Dequantize ``input``; a `QuantizedTensor` by its own encoding.
 
         Raises:
             RuntimeError: there is no range.

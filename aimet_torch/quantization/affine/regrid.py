@@ -108,7 +108,7 @@ def _integers_of_largest(
 def _exact_range(
     tensor: Tensor, scale: Tensor, block_size: tuple[int, ...] | None, qmin: int, qmax: int
 ) -> tuple[Tensor, Tensor]:
-    """Choose, among neighboring floating-point scales, the one that keeps most values to the bit."""
+    """Choose, among neighboring floats, the scale that keeps most values to the bit."""
     scale = scale.float()
     best_range, fewest = None, None
     for ulps in (0, 1, -1, 2, -2):

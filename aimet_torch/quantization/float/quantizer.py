@@ -65,14 +65,15 @@ class FloatQuantizeDequantize(QuantizerBase):
         parts = (exponent_bits, mantissa_bits, finite, unsigned_zero)
         if dtype is not None and any(part is not None for part in parts):
             raise ValueError(
-                "FloatQuantizeDequantize: give `dtype`, or `exponent_bits` and `mantissa_bits` with "
+                "FloatQuantizeDequantize: give `dtype`, or `exponent_bits`, `mantissa_bits`, "
                 "`finite` and `unsigned_zero`, not both"
             )
         if dtype is not None:
             self.format = format_of_dtype(dtype)
         elif exponent_bits is None or mantissa_bits is None:
             raise ValueError(
-                "FloatQuantizeDequantize: `dtype`, or `exponent_bits` and `mantissa_bits`, is missing"
+                "FloatQuantizeDequantize: `dtype`, or `exponent_bits` and `mantissa_bits`, "
+                "is missing"
             )
         else:
             self.format = Float(exponent_bits, mantissa_bits, bool(finite), bool(unsigned_zero))
