@@ -1,0 +1,25 @@
+"""Typed functions over the C++ operators ``torch.ops.aimet.*``.
+
+The only package that names ``torch.ops.aimet``. The functions check, compute and differentiate in C++ and work in eager
+mode, ``torch.compile(fullgraph=True)``, ``torch.export`` and under autocast. TorchScript calls ``torch.ops.aimet.*`` itself.
+Formulas and edge cases: ``docs/numerics.md``.
+"""
+
+from __future__ import annotations
+
+from aimet_torch import _native as _native  # registers the operators
+from aimet_torch.ops.affine import dequantize, quantize, quantize_dequantize
+from aimet_torch.ops.encoding import encoding_from_range, range_from_min_max
+from aimet_torch.ops.info import build_info, cpu_capability
+from aimet_torch.ops.statistics import min_max
+
+__all__ = [
+    "build_info",
+    "cpu_capability",
+    "dequantize",
+    "encoding_from_range",
+    "min_max",
+    "quantize",
+    "quantize_dequantize",
+    "range_from_min_max",
+]

@@ -1,0 +1,110 @@
+"""Quantize, dequantize, and both in one, on the affine grid ``x = (q + offset) * scale``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["dequantize", "quantize", "quantize_dequantize"]
+
+
+def quantize(
+    input: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    qmin: int,
+    qmax: int,
+    block_size: Sequence[int] | None = None,
+) -> Tensor:
+    """Rounds ``input`` to integer codes: ``clamp(round(input / scale) - offset, qmin, qmax)``.
+
+    Ties round to the even code. NaN stays NaN, infinities become ``qmin`` or ``qmax``.
+
+    Args:
+        input: float16, bfloat16, float32 or float64, any shape and strides. All but float64 are computed in float32.
+        scale: positive; broadcasts against ``input``: ``()`` per tensor, ``(C, 1, 1)`` per channel.
+        offset: in codes, usually an integer; of the shape of ``scale`` or one element.
+        qmin: lowest code.
+        qmax: highest code.
+        block_size: one entry per dimension of ``scale``, aligned to the right of ``input``: dimension ``d`` of ``input`` has
+            ``scale.size(d) * block_size[d]`` elements; ``-1`` stands for ``input.size(d) / scale.size(d)``.
+
+    Returns:
+        The codes, in the shape, dtype and memory format of ``input``. Differentiable with respect to ``input``, ``scale`` and
+        ``offset``; rounding counts as the identity.
+
+    Raises:
+        TypeError: ``input`` or ``scale`` is not floating.
+        ValueError: shapes do not fit, ``qmin >= qmax``, or a scale is not positive and finite (read on the CPU only, and
+            for up to 1024 scales).
+
+    Source: Jacob et al. 2018 (arXiv 1712.05877), eq. 1.
+
+    >>> quantize(torch.tensor([-1.0, 0.25, 9.0]), torch.tensor(0.5), torch.tensor(0.0), -8, 7)
+    tensor([-2., 0., 7.])
+    """
+    return torch.ops.aimet.quantize(input, scale, offset, qmin, qmax, block_size)
+
+
+def dequantize(
+    input: Tensor, scale: Tensor, offset: Tensor, block_size: Sequence[int] | None = None
+) -> Tensor:
+    """Maps codes back to real numbers: ``(input + offset) * scale``.
+
+    Args:
+        input: codes in a floating dtype, any shape and strides.
+        scale: as in :func:`quantize`.
+        offset: as in :func:`quantize`.
+        block_size: as in :func:`quantize`.
+
+    Returns:
+        Real numbers, in the shape, dtype and memory format of ``input``. Differentiable with respect to all three tensors.
+
+    Raises:
+        TypeError: ``input`` or ``scale`` is not floating.
+        ValueError: shapes do not fit, or a scale is not positive and finite.
+
+    >>> dequantize(torch.tensor([-2.0, 7.0]), torch.tensor(0.5), torch.tensor(1.0))
+    tensor([-0.5000,  4.0000])
+    """
+    return torch.ops.aimet.dequantize(input, scale, offset, block_size)
+
+
+def quantize_dequantize(
+    input: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    qmin: int,
+    qmax: int,
+    block_size: Sequence[int] | None = None,
+) -> Tensor:
+    """Rounds ``input`` to the grid and maps it back: ``dequantize(quantize(input))`` in one pass.
+
+    Gradients (straight-through): with ``m = 1`` where the code lies in ``[qmin, qmax]`` before clamping,
+    ``d input = g * m``, ``d scale = sum(g * (round(x / s) - x / s if m else q + offset))``, ``d offset = sum(g * s * (1 - m))``.
+    If only ``input`` needs a gradient, one bit per element is kept for backward, else ``input`` itself.
+
+    Args:
+        input: float16, bfloat16, float32 or float64, any shape and strides.
+        scale: as in :func:`quantize`.
+        offset: as in :func:`quantize`.
+        qmin: lowest code.
+        qmax: highest code.
+        block_size: as in :func:`quantize`.
+
+    Returns:
+        Values on the grid, in the shape, dtype and memory format of ``input``.
+
+    Raises:
+        TypeError: ``input`` or ``scale`` is not floating.
+        ValueError: shapes do not fit, ``qmin >= qmax``, or a scale is not positive and finite.
+
+    Source: Jacob et al. 2018 (arXiv 1712.05877); gradients: Esser et al. 2020 (arXiv 1902.08153), Bhalgat et al. 2020
+    (arXiv 2004.09576).
+
+    >>> quantize_dequantize(torch.tensor([0.26, 9.0]), torch.tensor(0.5), torch.tensor(0.0), -8, 7)
+    tensor([0.5000, 3.5000])
+    """
+    return torch.ops.aimet.quantize_dequantize(input, scale, offset, qmin, qmax, block_size)

@@ -1,0 +1,22 @@
+// The C++ API of aimet, all of it. Link the CMake target aimet::aimet.
+//
+//   #include <aimet/aimet.h>
+//   at::Tensor y = aimet::quantize_dequantize(x, scale, offset, -128, 127);
+//
+// The same functions are operators of the dispatcher (torch.ops.aimet.* in Python and TorchScript). Loading the
+// library registers them; a program that only loads a TorchScript file and calls nothing of ours calls
+// register_operators() so that the linker keeps the library.
+#pragma once
+
+#include "aimet/export.h"
+#include "aimet/ops/affine.h"
+#include "aimet/ops/build_info.h"
+#include "aimet/ops/encoding.h"
+#include "aimet/ops/min_max.h"
+
+namespace aimet {
+
+// Does nothing but be called.
+AIMET_API void register_operators();
+
+}  // namespace aimet

@@ -1,0 +1,114 @@
+// Quantize, dequantize and quantize-dequantize over raw pointers, and the mask of the straight-through gradient.
+// The formulas are core/affine.h's; this file finds the scale of each element and keeps the loops vectorizable.
+#include "aimet/core/affine.h"
+
+#include "aimet/cpu/elements.h"
+#include "aimet/cpu/functions.h"
+#include "aimet/cpu/runs.h"
+
+namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
+namespace {
+
+// One element; `flag` becomes 1 where the value lies inside the grid.
+template <AffineMode mode, bool with_mask, typename T>
+AIMET_HOST_DEVICE T apply(T x, const core::AffineParams<T>& params, std::uint8_t* flag) {
+  if constexpr (mode == AffineMode::kDequantize) return core::dequantize(x, params);
+  if constexpr (mode == AffineMode::kQuantize) return core::quantize(x, params);
+  if constexpr (!with_mask) return core::quantize_dequantize(x, params);
+  const T unclamped = core::unclamped_code(x, params);
+  *flag = core::is_inside_grid(unclamped, params) ? 1 : 0;
+  return core::dequantize(core::clamp(unclamped, params.qmin, params.qmax), params);
+}
+
+// Packs bytes of 0 or 1 into bits; the bits beyond `count` in the last byte are 0.
+void pack_bits(const std::uint8_t* flags, std::int64_t count, std::uint8_t* bits) {
+  std::int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    std::uint64_t eight;
+    __builtin_memcpy(&eight, flags + i, 8);
+    // Each product bit 56 + j receives flag j alone: no two of the shifted copies meet in one bit.
+    bits[i / 8] = static_cast<std::uint8_t>((eight * 0x0102040810204080u) >> 56);
+  }
+  if (i < count) {
+    unsigned last = 0;
+    for (std::int64_t j = i; j < count; ++j) last |= static_cast<unsigned>(flags[j]) << (j - i);
+    bits[i / 8] = static_cast<std::uint8_t>(last);
+  }
+}
+
+template <AffineMode mode, bool with_mask, typename Element>
+void affine_elements(const AffineArguments& a, std::int64_t begin, std::int64_t end) {
+  using T = Compute<Element>;
+  const Element* input = static_cast<const Element*>(a.input);
+  Element* output = static_cast<Element*>(a.output);
+  const T qmin = static_cast<T>(a.qmin);
+  const T qmax = static_cast<T>(a.qmax);
+  alignas(64) T loaded[kChunk];
+  alignas(64) T staged[kChunk];
+  alignas(64) std::uint8_t flags[kChunk];
+  ChannelRuns<T> runs(static_cast<const T*>(a.scale), static_cast<const T*>(a.offset), a.shape);
+
+  for (std::int64_t start = begin; start < end; start += kChunk) {
+    const std::int64_t count = end - start < kChunk ? end - start : kChunk;
+    const T* x = load(input + start, count, loaded);
+    T* y = staging(output + start, staged);
+    runs.for_each(
+        start, count,
+        [&](std::int64_t first, std::int64_t length, T scale, T offset) {
+          const core::AffineParams<T> params{scale, offset, qmin, qmax};
+          for (std::int64_t i = first; i < first + length; ++i) {
+            y[i] = apply<mode, with_mask>(x[i], params, flags + i);
+          }
+        },
+        [&](std::int64_t first, std::int64_t length, const T* scale, const T* offset) {
+          for (std::int64_t i = 0; i < length; ++i) {
+            const core::AffineParams<T> params{scale[i], offset[i], qmin, qmax};
+            y[first + i] = apply<mode, with_mask>(x[first + i], params, flags + first + i);
+          }
+        });
+    if constexpr (with_mask) pack_bits(flags, count, a.mask + start / 8);
+    store(staged, count, output + start);
+  }
+}
+
+template <typename Bits>
+void select_elements(const Bits* grad, const std::uint8_t* mask, Bits* output, std::int64_t begin, std::int64_t end) {
+  static constexpr Bits kBit[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+  std::int64_t i = begin;
+  for (; i + 8 <= end; i += 8) {
+    const Bits byte = mask[i / 8];
+    for (int j = 0; j < 8; ++j) output[i + j] = (byte & kBit[j]) != 0 ? grad[i + j] : Bits(0);
+  }
+  for (; i < end; ++i) output[i] = (mask[i / 8] >> (i % 8)) & 1 ? grad[i] : Bits(0);
+}
+
+}  // namespace
+
+void affine(ElementType type, AffineMode mode, const AffineArguments& arguments, std::int64_t begin, std::int64_t end) {
+  with_element_type(type, [&](auto tag) {
+    using Element = typename decltype(tag)::type;
+    switch (mode) {
+      case AffineMode::kQuantize:
+        return affine_elements<AffineMode::kQuantize, false, Element>(arguments, begin, end);
+      case AffineMode::kDequantize:
+        return affine_elements<AffineMode::kDequantize, false, Element>(arguments, begin, end);
+      case AffineMode::kQuantizeDequantize:
+        return arguments.mask == nullptr
+                   ? affine_elements<AffineMode::kQuantizeDequantize, false, Element>(arguments, begin, end)
+                   : affine_elements<AffineMode::kQuantizeDequantize, true, Element>(arguments, begin, end);
+    }
+  });
+}
+
+void select_by_mask(int element_size, const void* grad, const std::uint8_t* mask, void* output, std::int64_t begin,
+                    std::int64_t end) {
+  const auto select = [&](auto zero) {
+    using Bits = decltype(zero);
+    select_elements(static_cast<const Bits*>(grad), mask, static_cast<Bits*>(output), begin, end);
+  };
+  if (element_size == 2) select(std::uint16_t{0});
+  if (element_size == 4) select(std::uint32_t{0});
+  if (element_size == 8) select(std::uint64_t{0});
+}
+
+}  // namespace aimet::cpu::AIMET_SIMD_NAMESPACE

@@ -1,0 +1,17 @@
+// Declarations of the kernels of one instruction set; KernelTable (kernels.h) has their contracts.
+#pragma once
+
+#include <cstdint>
+
+#include "aimet/cpu/elements.h"
+#include "aimet/cpu/kernels.h"
+
+namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
+
+void affine(ElementType, AffineMode, const AffineArguments&, std::int64_t begin, std::int64_t end);
+void select_by_mask(int element_size, const void* grad, const std::uint8_t* mask, void* output, std::int64_t begin,
+                    std::int64_t end);
+void affine_backward(ElementType, const AffineBackwardArguments&, std::int64_t begin, std::int64_t end);
+void min_max(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);
+
+}  // namespace aimet::cpu::AIMET_SIMD_NAMESPACE

@@ -1,0 +1,15 @@
+// The functions of one instruction set; compiled once for each.
+#include "aimet/cpu/functions.h"
+#include "aimet/cpu/kernels.h"
+
+namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
+
+#define AIMET_STRING_OF(name) #name
+#define AIMET_STRING(name) AIMET_STRING_OF(name)
+
+extern const KernelTable table;
+const KernelTable table = {
+    AIMET_STRING(AIMET_SIMD_NAMESPACE), affine, select_by_mask, affine_backward, min_max,
+};
+
+}  // namespace aimet::cpu::AIMET_SIMD_NAMESPACE

@@ -1,0 +1,184 @@
+// CPU kernels of the affine operators: checks, layout, threads; the loops are in cpu/affine*_kernel.cpp.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <algorithm>
+
+#include "aimet/ops/affine.h"
+#include "aimet/ops/checks.h"
+#include "aimet/ops/kernel_choice.h"
+#include "aimet/ops/layout.h"
+
+namespace aimet {
+namespace {
+
+struct Parameters {
+  ops::ChannelLayout layout;
+  at::Tensor scale;   // (channels), compute type
+  at::Tensor offset;  // (channels), compute type
+};
+
+Parameters parameters_of(const char* op, const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
+                         at::OptionalIntArrayRef block_size) {
+  const at::ScalarType type = ops::compute_type(input);
+  Parameters result{ops::channel_layout(input, scale.sizes(), block_size), {}, {}};
+  ops::check_scale_values(op, scale.detach().to(type).contiguous());
+  result.scale = ops::channel_values(scale, result.layout, type);
+  result.offset = ops::channel_values(offset, result.layout, type);
+  return result;
+}
+
+// Runs body(begin, end) over the elements [0, count), cut at multiples of kChunk.
+template <typename Body>
+void for_each_chunk(std::int64_t count, const Body& body) {
+  const std::int64_t chunk_count = (count + cpu::kChunk - 1) / cpu::kChunk;
+  at::parallel_for(0, chunk_count, ops::task_grain(cpu::kChunk), [&](std::int64_t begin, std::int64_t end) {
+    body(begin * cpu::kChunk, std::min(end * cpu::kChunk, count));
+  });
+}
+
+at::Tensor apply(const char* op, cpu::AffineMode mode, const at::Tensor& input, const at::Tensor& scale,
+                 const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size,
+                 std::uint8_t* mask) {
+  const at::Tensor x = ops::dense(input);
+  const Parameters parameters = parameters_of(op, x, scale, offset, block_size);
+  at::Tensor output = at::empty_like(x);
+  const cpu::AffineArguments arguments{x.const_data_ptr(),
+                                       output.mutable_data_ptr(),
+                                       mask,
+                                       parameters.scale.const_data_ptr(),
+                                       parameters.offset.const_data_ptr(),
+                                       parameters.layout.shape,
+                                       static_cast<double>(qmin),
+                                       static_cast<double>(qmax)};
+  const cpu::ElementType type = ops::element_type(x);
+  const cpu::KernelTable& kernels = ops::kernels();
+  for_each_chunk(x.numel(), [&](std::int64_t begin, std::int64_t end) { kernels.affine(type, mode, arguments, begin, end); });
+  return output;
+}
+
+at::Tensor quantize_cpu(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+                        std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+  ops::check_affine("quantize", input, scale, offset, block_size);
+  ops::check_grid("quantize", qmin, qmax);
+  return apply("quantize", cpu::AffineMode::kQuantize, input, scale, offset, qmin, qmax, block_size, nullptr);
+}
+
+at::Tensor dequantize_cpu(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
+                          at::OptionalIntArrayRef block_size) {
+  ops::check_affine("dequantize", input, scale, offset, block_size);
+  return apply("dequantize", cpu::AffineMode::kDequantize, input, scale, offset, 0, 0, block_size, nullptr);
+}
+
+at::Tensor quantize_dequantize_cpu(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
+                                   std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+  ops::check_affine("quantize_dequantize", input, scale, offset, block_size);
+  ops::check_grid("quantize_dequantize", qmin, qmax);
+  return apply("quantize_dequantize", cpu::AffineMode::kQuantizeDequantize, input, scale, offset, qmin, qmax, block_size,
+               nullptr);
+}
+
+std::tuple<at::Tensor, at::Tensor> mask_cpu(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
+                                            std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+  ops::check_affine("quantize_dequantize", input, scale, offset, block_size);
+  ops::check_grid("quantize_dequantize", qmin, qmax);
+  at::Tensor mask = at::empty({(input.numel() + 7) / 8}, input.options().dtype(at::kByte));
+  at::Tensor output = apply("quantize_dequantize", cpu::AffineMode::kQuantizeDequantize, input, scale, offset, qmin, qmax,
+                            block_size, mask.mutable_data_ptr<std::uint8_t>());
+  return {output, mask};
+}
+
+at::Tensor mask_backward_cpu(const at::Tensor& grad, const at::Tensor& mask) {
+  const at::Tensor g = ops::dense(grad);
+  TORCH_CHECK_VALUE(mask.scalar_type() == at::kByte && mask.numel() == (g.numel() + 7) / 8,
+                    "_quantize_dequantize_mask_backward: `mask` must be uint8 with one bit for each element of `grad`, got ",
+                    mask.numel(), " elements of ", mask.scalar_type(), " for grad of shape ", g.sizes());
+  at::Tensor output = at::empty_like(g);
+  const at::Tensor bits = mask.contiguous();
+  const cpu::KernelTable& kernels = ops::kernels();
+  for_each_chunk(g.numel(), [&](std::int64_t begin, std::int64_t end) {
+    kernels.select_by_mask(static_cast<int>(g.element_size()), g.const_data_ptr(), bits.const_data_ptr<std::uint8_t>(),
+                           output.mutable_data_ptr(), begin, end);
+  });
+  return output;
+}
+
+// Adds up the partial sums of each channel in kPartialLanes lanes: the order of the CUDA kernel.
+at::Tensor sum_partials(const at::Tensor& partials, const cpu::Reduction& reduction) {
+  const std::int64_t channels = reduction.shape.channels;
+  at::Tensor sums = at::empty({channels}, partials.options());
+  const double* source = partials.const_data_ptr<double>();
+  double* target = sums.mutable_data_ptr<double>();
+  const std::int64_t groups = reduction.groups();
+  const std::int64_t per_group = reduction.partials_per_group();
+  at::parallel_for(0, channels, ops::task_grain(groups * per_group), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t c = begin; c < end; ++c) {
+      double lanes[core::kPartialLanes] = {};
+      std::int64_t n = 0;
+      for (std::int64_t group = 0; group < groups; ++group) {
+        const double* values = source + (group * channels + c) * per_group;
+        for (std::int64_t i = 0; i < per_group; ++i) lanes[n++ % core::kPartialLanes] += values[i];
+      }
+      target[c] = core::add_lanes(lanes);
+    }
+  });
+  return sums;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad, const at::Tensor& input,
+                                                            const at::Tensor& scale, const at::Tensor& offset,
+                                                            std::int64_t qmin, std::int64_t qmax,
+                                                            at::OptionalIntArrayRef block_size,
+                                                            std::array<bool, 3> output_mask) {
+  constexpr const char* kOp = "_quantize_dequantize_backward";
+  ops::check_affine(kOp, input, scale, offset, block_size);
+  ops::check_grid(kOp, qmin, qmax);
+  TORCH_CHECK_VALUE(grad.sizes() == input.sizes(), kOp, ": `grad` must have the shape of `input`, got ", grad.sizes(), " and ",
+                    input.sizes());
+  const at::Tensor x = ops::dense(input);
+  const at::Tensor g = ops::in_layout_of(grad, x);
+  const Parameters parameters = parameters_of(kOp, x, scale, offset, block_size);
+  const cpu::Reduction reduction{parameters.layout.shape};
+  at::Tensor grad_input = output_mask[0] ? at::empty_like(x) : at::empty({0}, input.options());
+  const at::TensorOptions double_options = scale.options().dtype(at::kDouble);
+  at::Tensor partial_scale = at::empty({reduction.partial_count()}, double_options);
+  at::Tensor partial_offset = at::empty({reduction.partial_count()}, double_options);
+  const cpu::AffineBackwardArguments arguments{g.const_data_ptr(),
+                                               x.const_data_ptr(),
+                                               output_mask[0] ? grad_input.mutable_data_ptr() : nullptr,
+                                               parameters.scale.const_data_ptr(),
+                                               parameters.offset.const_data_ptr(),
+                                               partial_scale.mutable_data_ptr<double>(),
+                                               partial_offset.mutable_data_ptr<double>(),
+                                               reduction,
+                                               static_cast<double>(qmin),
+                                               static_cast<double>(qmax)};
+  const cpu::ElementType type = ops::element_type(x);
+  const cpu::KernelTable& kernels = ops::kernels();
+  at::parallel_for(0, reduction.task_count(), ops::task_grain(reduction.task_size()),
+                   [&](std::int64_t begin, std::int64_t end) { kernels.affine_backward(type, arguments, begin, end); });
+
+  const auto reduced = [&](bool is_wanted, const at::Tensor& partials, const at::Tensor& parameter) {
+    if (!is_wanted) return at::empty({0}, parameter.options());
+    at::Tensor sums = ops::sum_to_parameter(sum_partials(partials, reduction), parameters.layout, scale.sizes());
+    if (parameter.numel() == 1) {
+      sums = sum_partials(sums.flatten(), {{1, 1, sums.numel() * cpu::kChunk}}).reshape(parameter.sizes());
+    }
+    return sums.to(parameter.scalar_type());
+  };
+  return {grad_input, reduced(output_mask[1], partial_scale, scale), reduced(output_mask[2], partial_offset, offset)};
+}
+
+}  // namespace
+}  // namespace aimet
+
+TORCH_LIBRARY_IMPL(aimet, CPU, m) {
+  m.impl("quantize", &aimet::quantize_cpu);
+  m.impl("dequantize", &aimet::dequantize_cpu);
+  m.impl("quantize_dequantize", &aimet::quantize_dequantize_cpu);
+  m.impl("_quantize_dequantize_mask", &aimet::mask_cpu);
+  m.impl("_quantize_dequantize_mask_backward", &aimet::mask_backward_cpu);
+  m.impl("_quantize_dequantize_backward", &aimet::backward_cpu);
+}

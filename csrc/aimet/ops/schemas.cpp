@@ -1,0 +1,40 @@
+// The whole operator API on one page. `scale`, `offset`, `min`, `max` broadcast against `input`, or tile it with blocks of
+// `block_size` (one entry per dimension of the parameter, aligned to the right; -1: the rest of the dimension).
+// Contracts: the header of the same name beside this file. Formulas: docs/numerics.md.
+#include <torch/library.h>
+
+#include <string>
+
+namespace {
+
+// Masks are in memory order, so what a compiler hands over must have the strides it was traced with.
+const std::vector<at::Tag> kTags = {at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides};
+
+}  // namespace
+
+TORCH_LIBRARY(aimet, m) {
+  // --- affine.h: q = clamp(rne(input / scale) - offset, qmin, qmax), x = (q + offset) * scale ---
+  m.def("quantize(Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, int[]? block_size=None) -> Tensor", kTags);
+  m.def("dequantize(Tensor input, Tensor scale, Tensor offset, int[]? block_size=None) -> Tensor", kTags);
+  m.def("quantize_dequantize(Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, int[]? block_size=None) -> Tensor", kTags);
+  // The same and, packed into uint8, one bit an element in memory order: 1 = inside the grid.
+  m.def("_quantize_dequantize_mask(Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, int[]? block_size=None) -> (Tensor output, Tensor mask)", kTags);
+  m.def("_quantize_dequantize_mask_backward(Tensor grad, Tensor mask) -> Tensor", kTags);
+  // Gradients of input, scale, offset; an empty tensor where output_mask is false.
+  m.def("_quantize_dequantize_backward(Tensor grad, Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, int[]? block_size, bool[3] output_mask) -> (Tensor, Tensor, Tensor)", kTags);
+
+  // --- min_max.h: limits of the finite values, reduced to `shape` ---
+  m.def("min_max(Tensor input, SymInt[] shape, int[]? block_size=None) -> (Tensor min, Tensor max)", kTags);
+
+  // --- encoding.h: limits -> range of the grid -> scale and offset ---
+  m.def("range_from_min_max(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, bool strict=False) -> (Tensor min, Tensor max)", kTags);
+  m.def("encoding_from_range(Tensor min, Tensor max, int qmin, int qmax, bool symmetric) -> (Tensor scale, Tensor offset)", kTags);
+
+  // --- build_info.h ---
+  m.def("build_info() -> str", {at::Tag::pt2_compliant_tag});
+  m.def("cpu_capability() -> str", {at::Tag::pt2_compliant_tag});
+
+  // --- encodings/encodings.h: encodings files as JSON text ---
+  m.def("read_encodings(str path) -> str", {at::Tag::pt2_compliant_tag});
+  m.def("write_encodings(str path, str document, str version) -> ()", {at::Tag::pt2_compliant_tag});
+}
