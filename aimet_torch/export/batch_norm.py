@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from aimet_torch.export.encoded_graph import EncodedGraph
 from aimet_torch.export.onnx_grid import OnnxGrid
-from aimet_torch.export.tensor_encoding import TensorEncoding
+from aimet_torch.encodings.tensor_encoding import TensorEncoding
 
 _DEFAULT_EPSILON = 1e-5  # ONNX's default of BatchNormalization
 

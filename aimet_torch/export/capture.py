@@ -21,7 +21,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from aimet_torch.export.tensor_encoding import TensorEncoding, uncalibrated
+from aimet_torch.encodings.tensor_encoding import TensorEncoding, uncalibrated
 from aimet_torch.quantization.base import QuantizerBase
 
 MARKER_DOMAIN = "aimet"

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as ir_passes
 
 from aimet_torch.export.capture import MARKER_DOMAIN, Capture, is_marker, marker_index
-from aimet_torch.export.tensor_encoding import TensorEncoding
+from aimet_torch.encodings.tensor_encoding import TensorEncoding
 
 # They read a tensor's size, not its numbers.
 _SIZE_READERS = frozenset({"Shape", "Size"})

@@ -11,7 +11,7 @@ from onnx_ir.passes import common as ir_passes
 from aimet_torch.export.bias import integer_biases
 from aimet_torch.export.encoded_graph import EncodedGraph
 from aimet_torch.export.onnx_grid import OnnxGrid, Signedness, onnx_grid
-from aimet_torch.export.tensor_encoding import TensorEncoding
+from aimet_torch.encodings.tensor_encoding import TensorEncoding
 
 PRODUCER = "aimet_torch"
 

@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from aimet_torch import encodings as encodings_files
+from aimet_torch.common.version import __version__
 from aimet_torch.export.capture import capture
 from aimet_torch.export.encoded_graph import EncodedGraph, encode
 from aimet_torch.export.files import replace_together, save_model
 
-PRODUCER = {"package": "aimet_torch"}
 
 
 def export_onnx_with_encodings(
@@ -21,6 +21,9 @@ def export_onnx_with_encodings(
     args: Any,
     f: str | os.PathLike[str],
     encoding_version: str = "1.0.0",
+    *,
+    encodings_path: str | os.PathLike[str] | None = None,
+    export_model: bool = True,
     **torch_onnx_kwargs: Any,
 ) -> None:
     """Write `f`, an ONNX file without any trace of quantizers, and `<stem of f>.encodings` beside it.
@@ -34,6 +37,8 @@ def export_onnx_with_encodings(
         args: example input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
         f: path of the ONNX file.
         encoding_version: version of the encodings file's format.
+        encodings_path: path of the encodings file, if not beside `f`.
+        export_model: False writes the encodings only.
         **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`, `dynamic_shapes`,
             `dynamic_axes`, `opset_version` (18 or later), `external_data` (True: weights in a file of their own).
 
@@ -45,10 +50,12 @@ def export_onnx_with_encodings(
     external_data = torch_onnx_kwargs.get("external_data")
     output_names = torch_onnx_kwargs.get("output_names") or ()
     graph = encode(capture(model, args, **torch_onnx_kwargs), output_names)
-    with replace_together(path.parent) as folder:
-        save_model(graph.model, folder / path.name, external_data)
-        document = encodings_document(graph, sim)
-        encodings_files.write(folder / f"{path.stem}.encodings", document, encoding_version)
+    encodings_file = Path(encodings_path) if encodings_path else path.with_suffix(".encodings")
+    document = encodings_document(graph, sim)
+    with replace_together(path.parent) as folder, replace_together(encodings_file.parent) as other:
+        if export_model:
+            save_model(graph.model, folder / path.name, external_data)
+        encodings_files.write(other / encodings_file.name, document, encoding_version)
 
 
 def model_of(sim: Any) -> nn.Module:
@@ -75,7 +82,7 @@ def encodings_document(graph: EncodedGraph, sim: Any) -> dict[str, Any]:
         (params if encoding.is_param else activations).append(encoding.to_entry(value.name, rank))
     return {
         "version": "1.0.0",
-        "producer": dict(PRODUCER),
+        "producer": {"package": "aimet_torch", "version": __version__},
         "activation_encodings": activations,
         "param_encodings": params,
         "excluded_layers": list(getattr(sim, "excluded_layers", ())),

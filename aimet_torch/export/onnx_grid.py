@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 
 from aimet_torch import ops
-from aimet_torch.export.tensor_encoding import TensorEncoding
+from aimet_torch.encodings.tensor_encoding import TensorEncoding
 
 Signedness = Literal["signed", "unsigned"] | None
 
