@@ -132,7 +132,7 @@ class BaseQuantizationMixin:
         if all(quantizer is None for quantizer in quantizers.values()):
             return None
         selected = quantizers.keys() if names is None else set(names)
-        result = {}
+        result: dict[str, Any] = dict(self._parameters)  # type: ignore[attr-defined]
         for name, quantizer in quantizers.items():
             parameter = getattr(self, name)
             if parameter is not None and quantizer is not None and name in selected:
