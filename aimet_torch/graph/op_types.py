@@ -88,7 +88,7 @@ GRID_PRESERVING_OPS = frozenset(
 def op_type_of_module(module: nn.Module) -> str:
     """Operation type of a leaf module; its class name when ONNX has no such operation."""
     for cls in type(module).__mro__:
-        if cls.__module__.startswith(("torch.nn.modules", "torch.ao.nn")):
+        if cls is not nn.Module and cls.__module__.startswith(("torch.nn.modules", "torch.ao.nn")):
             name = cls.__name__
             break
     else:

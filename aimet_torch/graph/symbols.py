@@ -27,6 +27,9 @@ class SymbolSink(Protocol):
     def specialize(self, symbol: Any, value: Any, what: str) -> None:
         """Record that the graph holds only while ``symbol`` equals ``value``."""
 
+    def name_of(self, tensor: torch.Tensor) -> str:
+        """A name for messages."""
+
 
 def symbol(sink: SymbolSink, value: Any, function: Callable[..., Any], *args: Any) -> Any:
     """A traced number of ``value`` = ``function(*args)``; values of other types are returned as they are."""
@@ -57,8 +60,8 @@ def describe(value: Any) -> str:
     if not is_symbol(value):
         return repr(value)
     if value.function is torch.Tensor.size:
-        return f"shape[{value.args[1]}]"
-    args = [describe(a) for a in value.args]
+        return f"{value.sink.name_of(value.args[0])}.shape[{value.args[1]}]"
+    args = [value.sink.name_of(a) if isinstance(a, torch.Tensor) else describe(a) for a in value.args]
     sign = _SIGNS.get(value.function)
     if sign is not None and len(args) == 2:
         return f"({args[0]} {sign} {args[1]})"

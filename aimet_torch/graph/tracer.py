@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,10 @@ _TRACED_TORCH_CLASSES = (
 )  # fmt: skip
 
 
+def _forward_of(module: nn.Module) -> Any:
+    return inspect.getattr_static(type(module), "forward")
+
+
 def is_leaf_module(module: nn.Module) -> bool:
     """Whether a module stays one operation: a torch.nn class with a kernel of its own, or a scripted module.
 
@@ -45,7 +50,7 @@ def is_leaf_module(module: nn.Module) -> bool:
     """
     if isinstance(module, torch.jit.ScriptModule):
         return True
-    forward = getattr(type(module).forward, "__module__", "")
+    forward = getattr(_forward_of(module), "__module__", "")
     if "forward" in module.__dict__ or not forward.startswith(("torch.nn.modules.", "torch.ao.nn.")):
         return False
     if isinstance(module, _TRACED_TORCH_CLASSES):
@@ -65,7 +70,7 @@ class Recorder(TorchFunctionMode):
         self.values = Values(self.graph)
         self.stack: list[str] = []
         self.paths = {id(module): name for name, module in model.named_modules()}
-        self.linears = {id(m._parameters["weight"]): m for m in model.modules() if type(m).forward is nn.Linear.forward}
+        self.linears = {id(m._parameters["weight"]): m for m in model.modules() if _forward_of(m) is nn.Linear.forward}
         self.constants: dict[str, Tensor] = {}
         self.specializations: dict[tuple[Any, ...], str] = {}
         self.boundary_records: dict[str, BoundaryRecord] = {}
@@ -97,6 +102,10 @@ class Recorder(TorchFunctionMode):
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return self.call_module(module, args, kwargs)
 
+        # nn.TransformerEncoder compares a mask with the causal one to choose a kernel; any mask works without.
+        transformer = torch.nn.modules.transformer
+        detect = transformer._detect_is_causal_mask
+        transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
         nn.Module.__call__ = call  # type: ignore[method-assign]
         self.recording = True
         try:
@@ -105,6 +114,7 @@ class Recorder(TorchFunctionMode):
         finally:
             self.recording = False
             nn.Module.__call__ = _MODULE_CALL  # type: ignore[method-assign]
+            transformer._detect_is_causal_mask = detect
 
     @contextlib.contextmanager
     def _pause(self) -> Iterator[None]:
@@ -254,9 +264,10 @@ class Recorder(TorchFunctionMode):
         self, func: Any, args: Any, kwargs: Any, node_args: Any, node_kwargs: Any, written: list[Tensor], result: Any
     ) -> Any:
         name = torch_functions.base_name(func)
-        if len({id(t) for t in written}) != 1:
+        # Views count writes together: the one that was meant is the first argument, or `out`.
+        target = kwargs["out"] if isinstance(kwargs.get("out"), Tensor) else written[0]
+        if len({storage_key(t) for t in written}) != 1:
             raise self.fail(f"`{name}` writes into more than one tensor")
-        target = written[0]
         if self.values.is_persistent(target):
             # A real write that outlives the call: the graph repeats it.
             node = self._call(func, node_args, node_kwargs)
@@ -304,6 +315,11 @@ class Recorder(TorchFunctionMode):
         self._note((name, _user_location()), f"`{name}` of a tensor that does not depend on the input is fixed")
         return func(*args, **kwargs)
 
+    def name_of(self, tensor: Tensor) -> str:
+        """The name of a tensor's node, for messages."""
+        node = self.values.node(tensor)
+        return "tensor" if node is None else str(node.meta.get("input_name", node.name))
+
     def specialize(self, value: Any, expected: Any, what: str) -> None:
         """Python code used a traced number: the graph holds while it equals ``expected``."""
         if not self.active:
@@ -330,7 +346,10 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, _LITERALS) or callable(value) and not isinstance(value, nn.Module):
             return value
         if is_namedtuple(value):
-            return type(value)(*(self.lower(v) for v in value))
+            items = tuple(self.lower(v) for v in value)
+            # A class with its own constructor (PackedSequence) cannot hold nodes: build it when the graph runs.
+            own = type(value).__bases__ != (tuple,)
+            return self.graph.call_function(type(value), items) if own else type(value)(*items)
         if isinstance(value, (tuple, list)):
             return (list if isinstance(value, list) else tuple)(self.lower(v) for v in value)
         if type(value) is dict:
@@ -440,7 +459,7 @@ def _user_location() -> str:
     """File and line of the user's code that is running, for messages."""
     frame = sys._getframe(1)
     here = os.path.dirname(__file__)
-    library = os.path.dirname(torch.__file__)
+    library = os.path.join(os.path.dirname(torch.__file__), "")
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith((here, library, "<")) and os.path.basename(name) != "contextlib.py":

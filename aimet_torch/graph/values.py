@@ -46,6 +46,7 @@ class Tracked:
     template: fx.Node | None = None  # the node that made this view from `base`
     template_base: fx.Node | None = None  # the node of `base` that `template` reads
     path: tuple[Any, ...] = ()  # index of this tensor in the template's result
+    item_meta: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the node that takes the item at `path`
 
 
 def storage_key(tensor: Tensor) -> int | None:
@@ -96,7 +97,7 @@ class Values:
         """``tensor`` is a new view of ``base``; ``template`` made it from ``base_node``."""
         parent = self.tracked[id(base)]
         self.tracked[id(tensor)] = Tracked(
-            tensor, node, parent.memory, parent.memory.version, parent, template, base_node, path
+            tensor, node, parent.memory, parent.memory.version, parent, template, base_node, path, dict(node.meta)
         )
 
     def write(self, tensor: Tensor, node: fx.Node) -> None:
@@ -124,7 +125,8 @@ class Values:
         node = self.graph.node_copy(entry.template, lambda n: current if n is old else n)
         for index in entry.path:
             node = self.graph.call_function(operator.getitem, (node, index))
-        node.meta.update(entry.node.meta)
+        if entry.path:
+            node.meta.update(entry.item_meta)
         entry.node, entry.version = node, memory.version
 
     def _write_back(self, entry: Tracked) -> None:
