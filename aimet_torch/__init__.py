@@ -1,6 +1,7 @@
 """Neural-network quantization and compression for PyTorch, with a C++ core.
 
-Importing this package loads nothing else, not even torch: the names below come on first use.
+Importing this package loads the C++ library, so that ``torch.ops.aimet`` and ``torch.jit.load`` know its
+operators and a torch that does not fit is named at once. The names below come on first use.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from aimet_torch import _aliases
+from aimet_torch import _native as _native
 from aimet_torch.common import services
 
 _aliases.install()
