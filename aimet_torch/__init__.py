@@ -1,7 +1,8 @@
 """Neural-network quantization and compression for PyTorch, with a C++ core.
 
-Importing this package loads the C++ library, so that ``torch.ops.aimet`` and ``torch.jit.load`` know its
-operators and a torch that does not fit is named at once. The names below come on first use.
+Importing this package loads the C++ library, so that ``torch.ops.aimet`` and ``torch.jit.load``
+know its operators and a torch that does not fit is named at once. The names below come on first
+use.
 """
 
 from __future__ import annotations
