@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -15,20 +16,20 @@ def sqnr_db(reference: Tensor, actual: Tensor) -> float:
         actual: tensor of the same shape; the noise is what it differs by.
 
     Returns:
-        dB, computed in float64: ``inf`` for equal tensors, ``-inf`` for an all-zero reference with
+        dB, summed in float64: ``inf`` for equal tensors, ``-inf`` for an all-zero reference with
         noise, ``nan`` where a value is NaN.
 
     Raises:
         ValueError: the shapes differ or the tensors are empty.
 
-    >>> import torch
     >>> round(sqnr_db(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])), 6)
     20.0
     """
     _check_shapes("sqnr_db", reference, actual)
-    signal = reference.detach().double()
-    noise = (signal - actual.detach().double()).square().sum().item()
-    power = signal.square().sum().item()
+    dtype = torch.promote_types(torch.promote_types(reference.dtype, actual.dtype), torch.float32)
+    signal = reference.detach().to(dtype)
+    noise = _sum_of_squares(signal - actual.detach().to(dtype))
+    power = _sum_of_squares(signal)
     if math.isnan(noise) or math.isnan(power):
         return math.nan
     if noise == 0:
@@ -46,7 +47,6 @@ def top1_agreement(reference: Tensor, actual: Tensor) -> float:
     Raises:
         ValueError: the shapes differ, are not (N, classes), or the tensors are empty.
 
-    >>> import torch
     >>> top1_agreement(torch.eye(2), torch.tensor([[0.9, 0.1], [0.8, 0.2]]))
     0.5
     """
@@ -57,6 +57,11 @@ def top1_agreement(reference: Tensor, actual: Tensor) -> float:
             f" got {tuple(reference.shape)}; flatten it first"
         )
     return (reference.argmax(1) == actual.argmax(1)).double().mean().item()
+
+
+def _sum_of_squares(values: Tensor) -> float:
+    # Accumulated in float64 without a copy of the tensor in float64.
+    return torch.linalg.vector_norm(values, dtype=torch.float64).square().item()
 
 
 def _check_shapes(function: str, reference: Tensor, actual: Tensor) -> None:

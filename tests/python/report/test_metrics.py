@@ -21,7 +21,7 @@ def test_sqnr_follows_one_bit_six_db() -> None:
     assert sqnr_db(x, fine) - sqnr_db(x, coarse) == pytest.approx(20 * math.log10(2), abs=0.05)
 
 
-def test_sqnr_is_computed_in_float64() -> None:
+def test_sqnr_is_not_computed_in_half_precision() -> None:
     reference = torch.full(
         (1000,), 300.0, dtype=torch.float16
     )  # the sum of squares overflows float16
