@@ -16,7 +16,6 @@ from pathlib import Path
 import assets
 import onnxruntime
 import torch
-from aimet_torch.cross_layer_equalization import equalize_model
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -24,6 +23,7 @@ from torch import Tensor
 import aimet_torch
 from aimet_torch import QuantizationSimModel
 from aimet_torch.common.progress import progress
+from aimet_torch.cross_layer_equalization import equalize_model
 from aimet_torch.report import (
     QuantizationReport,
     Step,
@@ -94,7 +94,10 @@ def main() -> None:
     )
 
     # Per tensor is where equalization matters; per channel is the default.
-    for config, label in (("default", "per-tensor weights"), (None, "per-channel weights")):
+    for config, label in (
+        ("default_per_tensor", "per-tensor weights"),
+        (None, "per-channel weights, the default"),
+    ):
         for network, suffix in ((model, ""), (equalized, ", equalized")):
             name = f"W8A8, {label}{suffix}"
             start = time.perf_counter()

@@ -1,7 +1,7 @@
 import torch
-from aimet_torch.cross_layer_equalization import equalize_model
 
 from aimet_torch import QuantizationSimModel
+from aimet_torch.cross_layer_equalization import equalize_model
 
 model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
 batches = torch.randn(4, 16, 3, 32, 32)  # yours: a data loader, or any iterable of batches
