@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from aimet_torch.encodings.tensor_encoding import TensorEncoding
 from aimet_torch.export.encoded_graph import EncodedGraph
 from aimet_torch.export.onnx_grid import OnnxGrid
-from aimet_torch.encodings.tensor_encoding import TensorEncoding
 
 _DEFAULT_EPSILON = 1e-5  # ONNX's default of BatchNormalization
 
@@ -42,7 +42,6 @@ def _foldable_layer(node: ir.Node, graph: EncodedGraph) -> ir.Node | None:
         len(list(value.uses())) == 1 and not value.is_graph_output() and graph.get(value) is None
     )
     is_rounded = any(graph.get(c) is not None for c in [*node.inputs[1:5], *layer.inputs[2:3]])
-    is_shared = len(list(layer.inputs[1].uses())) != 1
     encoding = graph.get(layer.inputs[1])
     is_grouped = (
         layer.op_type == "ConvTranspose"
@@ -52,7 +51,7 @@ def _foldable_layer(node: ir.Node, graph: EncodedGraph) -> ir.Node | None:
     has_blocks = encoding is not None and encoding.block_size is not None
     return (
         layer
-        if is_constant and is_private and not (is_rounded or is_shared or is_grouped or has_blocks)
+        if is_constant and is_private and not (is_rounded or is_grouped or has_blocks)
         else None
     )
 
@@ -70,16 +69,22 @@ def _fold(layer: ir.Node, norm: ir.Node, graph: EncodedGraph) -> None:
     factors = _along_channels(factor, layer, array.ndim)
     encoding = graph.integer(weight)
     if encoding is not None:
-        values, graph.encodings[weight] = _scaled(encoding, array, factors)
+        values, encoding = _scaled(encoding, array, factors)
     else:
         values = (array * factors).astype(np.float32)
-    weight.const_value = ir.tensor(np.ascontiguousarray(values), name=weight.name)
+    if len(list(weight.uses())) == 1:
+        weight.const_value = ir.tensor(np.ascontiguousarray(values), name=weight.name)
+    else:  # other layers read it as it is
+        layer.replace_input_with(
+            1, graph.add_constant(f"{layer.outputs[0].name}_folded_weight", values)
+        )
+    if encoding is not None:
+        graph.encodings[layer.inputs[1]] = encoding
     old = layer.inputs[2] if len(layer.inputs) > 2 else None
     bias = old.const_value.numpy().astype(np.float64) if old is not None else np.zeros_like(mean)
     folded = ((bias - mean) * factor + beta).astype(np.float32)
     name = f"{norm.outputs[0].name}_folded_bias"
-    value = ir.val(name, const_value=ir.tensor(folded, name=name))
-    graph.model.graph.register_initializer(value)
+    value = graph.add_constant(name, folded)
     layer.resize_inputs(3)
     layer.replace_input_with(2, value)
     norm.outputs[0].replace_all_uses_with(layer.outputs[0], replace_graph_outputs=True)

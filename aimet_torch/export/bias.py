@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from aimet_torch.export.encoded_graph import EncodedGraph
 from aimet_torch.encodings.tensor_encoding import TensorEncoding
+from aimet_torch.export.encoded_graph import EncodedGraph
 
 # Operators that add input 2, a bias, to products of input 0 and input 1; the axis of input 1 that the bias runs along.
 _CHANNEL_AXIS = {

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ import torch
 from torch import nn
 
 from aimet_torch.encodings.tensor_encoding import TensorEncoding, uncalibrated
+from aimet_torch.graph import bind_inputs
+from aimet_torch.graph.structure import leaves
 from aimet_torch.quantization.base import QuantizerBase
 
 MARKER_DOMAIN = "aimet"
@@ -90,7 +93,7 @@ def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
     if names and all(encoding is None for encoding in encodings):
         raise uncalibrated(names)
     marked = _copy_with_markers(model, list(quantizers.values()))
-    positional, keywords = _split_arguments(model, args, torch_onnx_kwargs.pop("kwargs", None))
+    positional, keywords = _bind(model, args, torch_onnx_kwargs.pop("kwargs", None))
     program = _export_quietly(marked, positional, keywords, torch_onnx_kwargs)
     result = Capture(program.model, encodings, names)
     used = sorted({marker_index(node) for node in program.model.graph if is_marker(node)})
@@ -103,8 +106,16 @@ def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
 def read_encodings(
     model: nn.Module,
 ) -> tuple[dict[str, QuantizerBase], list[TensorEncoding | None]]:
-    """The quantizers of a module by name, and the encoding of each (None: it has seen no data)."""
-    quantizers = {name: m for name, m in model.named_modules() if isinstance(m, QuantizerBase)}
+    """The quantizers of a module by name, and the encoding of each (None: never calibrated).
+
+    Those whose calibration saw no usable number pass their input through in the simulation, and so they do here.
+    """
+    quantizers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizerBase)
+        and (module.is_initialized() or module.calibration_issue is None)
+    }
     return quantizers, [
         TensorEncoding.from_quantizer(name, ".param_quantizers." in f".{name}", quantizer)
         if quantizer.is_initialized()
@@ -141,22 +152,37 @@ def _copy_with_markers(model: nn.Module, quantizers: list[nn.Module]) -> nn.Modu
     """A copy of the modules that shares every tensor, in eval mode, with markers for quantizers."""
     memo: dict[int, Any] = {id(q): _Marker(i) for i, q in enumerate(quantizers)}
     memo.update({id(t): t for t in [*model.parameters(), *model.buffers()]})
-    marked = copy.deepcopy(model, memo)
-    return marked.eval()
+    marked = copy.deepcopy(model, memo).eval()
+    marked.__class__ = _returning_tensors(type(marked))
+    return marked
 
 
-def _split_arguments(
-    model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None
+def _returning_tensors(cls: type[nn.Module]) -> type[nn.Module]:
+    """A subclass that returns the tensors of its results, however nested: all that ONNX can hold."""
+
+    @functools.wraps(cls.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        tensors = leaves(cls.forward(self, *args, **kwargs))
+        return tensors[0] if len(tensors) == 1 else tuple(tensors)
+
+    return type(cls.__name__, (cls,), {"forward": forward})
+
+
+def _bind(
+    model: nn.Module, args: Any, kwargs: dict[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    keywords = dict(kwargs or {})
-    if isinstance(args, Mapping):
-        names = inspect.signature(model.forward).parameters
-        if all(name in names for name in args):
-            return (), {**args, **keywords}
-        return (dict(args),), keywords
-    if isinstance(args, tuple | list):
-        return tuple(args), keywords
-    return (args,), keywords
+    """Positional and keyword arguments for torch.onnx, which takes a last positional dict for keywords."""
+    positional, keywords = bind_inputs(model, args)
+    keywords.update(kwargs or {})
+    if positional and isinstance(positional[-1], dict) and not keywords:
+        names = [
+            p.name
+            for p in inspect.signature(model.forward).parameters.values()
+            if p.kind is p.POSITIONAL_OR_KEYWORD
+        ]
+        if len(names) >= len(positional):
+            return positional[:-1], {names[len(positional) - 1]: positional[-1]}
+    return positional, keywords
 
 
 def _export_quietly(

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as ir_passes
 
-from aimet_torch.export.capture import MARKER_DOMAIN, Capture, is_marker, marker_index
 from aimet_torch.encodings.tensor_encoding import TensorEncoding
+from aimet_torch.export.capture import MARKER_DOMAIN, Capture, is_marker, marker_index
 
 # They read a tensor's size, not its numbers.
 _SIZE_READERS = frozenset({"Shape", "Size"})
@@ -56,6 +56,34 @@ class EncodedGraph:
     model: ir.Model
     encodings: dict[ir.Value, TensorEncoding] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        graph = self.model.graph
+        values = [*graph.inputs, *graph.initializers.values()]
+        values += [value for node in graph for value in node.outputs]
+        self._names = {value.name for value in values}
+
+    def unique_name(self, name: str) -> str:
+        """`name`, with a number behind it when some tensor has that name already."""
+        candidate, count = name, 0
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._names.add(candidate)
+        return candidate
+
+    def add_constant(
+        self, name: str, array: np.ndarray, dtype: ir.DataType | None = None
+    ) -> ir.Value:
+        """A new initializer; it gets a number behind its name when that is taken."""
+        name = self.unique_name(name)
+        stored = np.array(array, order="C")
+        if dtype is not None:
+            stored = stored.astype(dtype.numpy())
+        tensor = ir.Tensor(stored, dtype=dtype, name=name)
+        value = ir.val(name, const_value=tensor)
+        self.model.graph.register_initializer(value)
+        return value
+
     def get(self, value: ir.Value | None) -> TensorEncoding | None:
         """The encoding of a tensor, or None."""
         return None if value is None else self.encodings.get(value)
@@ -79,6 +107,7 @@ def encode(capture: Capture, output_names: Collection[str] = ()) -> EncodedGraph
     """
     graph = EncodedGraph(capture.model)
     _merge_repeated(capture)
+    _give_each_reading_a_constant(graph)
     plan = [
         (node, _has_exclusive_input(node, capture))
         for node in capture.model.graph
@@ -89,7 +118,7 @@ def encode(capture: Capture, output_names: Collection[str] = ()) -> EncodedGraph
         if is_exclusive:
             graph.encodings.setdefault(_take_out(node, output_names), encoding)
         else:
-            graph.encodings[_turn_into_identity(node)] = encoding
+            graph.encodings[_turn_into_identity(node, graph)] = encoding
     _tidy(capture.model)
     _fold_weight_transposes(graph)
     spread(graph)
@@ -119,6 +148,21 @@ def _merge_repeated(capture: Capture) -> None:
             capture.model.graph.remove(node, safe=True)
 
 
+def _give_each_reading_a_constant(graph: EncodedGraph) -> None:
+    """A parameter that is read on several grids is stored once for each: constants need no Identity."""
+    for value in list(graph.model.graph.initializers.values()):
+        markers = [node for node in value.consumers() if is_marker(node)]
+        readings = [[(node, 0)] for node in markers]
+        plain = [(use.node, use.idx) for use in value.uses() if use.node not in markers]
+        if markers and plain:
+            readings.append(plain)
+        for reading in readings[1:]:
+            name = f"{value.name}_copy"
+            copy = graph.add_constant(name, value.const_value.numpy(), value.const_value.dtype)
+            for node, index in reading:
+                node.replace_input_with(index, copy)
+
+
 def _has_exclusive_input(node: ir.Node, capture: Capture) -> bool:
     """Whether all who read the marker's input read it rounded to the marker's grid."""
     source, output = node.inputs[0], node.outputs[0]
@@ -143,16 +187,17 @@ def _take_out(node: ir.Node, output_names: Collection[str]) -> ir.Value:
     return source
 
 
-def _turn_into_identity(node: ir.Node) -> ir.Value:
+def _turn_into_identity(node: ir.Node, graph: EncodedGraph) -> ir.Value:
     source, output = node.inputs[0], node.outputs[0]
-    copy = ir.node("Identity", [source], name=f"{source.name}_requantized")
-    copy.outputs[0].name = (
-        f"{source.name}_requantized" if not output.is_graph_output() else output.name
+    name = (
+        output.name if output.is_graph_output() else graph.unique_name(f"{source.name}_requantized")
     )
+    copy = ir.node("Identity", [source], name=f"node_{name}")
     copy.outputs[0].type, copy.outputs[0].shape = output.type, output.shape
     node.graph.insert_before(node, copy)
     output.replace_all_uses_with(copy.outputs[0], replace_graph_outputs=True)
     node.graph.remove(node, safe=True)
+    copy.outputs[0].name = name
     return copy.outputs[0]
 
 

@@ -77,16 +77,19 @@ def _rewrite(found: _Linear, graph: EncodedGraph) -> None:
     rows_shape = ir.Shape([None, columns])
     anchor = tail[-1]
     if rank > 2:
-        target = _constant(graph, f"{old.name}_rows_shape", np.array([-1, columns], np.int64))
-        rows = _insert(anchor, "Reshape", [source, target], f"{old.name}_rows", rows_shape, source)
+        target = graph.add_constant(f"{old.name}_rows_shape", np.array([-1, columns], np.int64))
+        rows = _insert(
+            graph, anchor, "Reshape", [source, target], f"{old.name}_rows", rows_shape, source
+        )
         _share_encoding(graph, source, rows)
     else:
         rows = source
     flat = ir.Shape([None, int(weight.shape[1])])
     name = f"{old.name}_gemm" if rank > 2 else f"{old.name}_merged"
-    value = _insert(anchor, "Gemm", [rows, weight, found.bias], name, flat, old)
+    value = _insert(graph, anchor, "Gemm", [rows, weight, found.bias], name, flat, old)
     for node in tail[1:]:
         value = _insert(
+            graph,
             anchor,
             node.op_type,
             [value, *node.inputs[1:]],
@@ -99,6 +102,7 @@ def _rewrite(found: _Linear, graph: EncodedGraph) -> None:
         graph.encodings[value] = encoding
     if rank > 2:
         value = _insert(
+            graph,
             anchor,
             "Reshape",
             [value, _result_shape(graph, anchor, source, shape, old)],
@@ -135,14 +139,15 @@ def _result_shape(
     """The second Reshape's target: constant unless two sizes or more are known only at run time."""
     sizes = [size if isinstance(size, int) else -1 for size in shape]
     if sizes.count(-1) <= 1:
-        return _constant(graph, f"{old.name}_shape", np.array(sizes, np.int64))
+        return graph.add_constant(f"{old.name}_shape", np.array(sizes, np.int64))
     name = old.name
     all_sizes = _insert(
-        anchor, "Shape", [source], f"{name}_source_shape", ir.Shape([len(sizes)]), None
+        graph, anchor, "Shape", [source], f"{name}_source_shape", ir.Shape([len(sizes)]), None
     )
-    last = _constant(graph, f"{name}_last", np.array([-1], np.int64))
-    first = _constant(graph, f"{name}_first", np.array([0], np.int64))
+    last = graph.add_constant(f"{name}_last", np.array([-1], np.int64))
+    first = graph.add_constant(f"{name}_first", np.array([0], np.int64))
     leading = _insert(
+        graph,
         anchor,
         "Slice",
         [all_sizes, first, last],
@@ -150,15 +155,16 @@ def _result_shape(
         ir.Shape([len(sizes) - 1]),
         None,
     )
-    width = _constant(graph, f"{name}_width", np.array([sizes[-1]], np.int64))
+    width = graph.add_constant(f"{name}_width", np.array([sizes[-1]], np.int64))
     target = _insert(
-        anchor, "Concat", [leading, width], f"{name}_shape", ir.Shape([len(sizes)]), None
+        graph, anchor, "Concat", [leading, width], f"{name}_shape", ir.Shape([len(sizes)]), None
     )
     target.producer().attributes["axis"] = ir.AttrInt64("axis", 0)
     return target
 
 
 def _insert(
+    graph: EncodedGraph,
     anchor: ir.Node,
     op_type: str,
     inputs: list[ir.Value | None],
@@ -168,16 +174,10 @@ def _insert(
 ) -> ir.Value:
     node = ir.node(op_type, inputs, name=f"node_{name}" if name else None)
     value = node.outputs[0]
-    value.name = name or None
+    value.name = graph.unique_name(name) if name else None
     value.shape = shape
     value.type = like.type if like is not None else ir.TensorType(ir.DataType.INT64)
     anchor.graph.insert_before(anchor, node)
-    return value
-
-
-def _constant(graph: EncodedGraph, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.val(name, const_value=ir.tensor(array, name=name))
-    graph.model.graph.register_initializer(value)
     return value
 
 

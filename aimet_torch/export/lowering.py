@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as ir_passes
 
+from aimet_torch.encodings.tensor_encoding import TensorEncoding
 from aimet_torch.export.bias import integer_biases
 from aimet_torch.export.encoded_graph import EncodedGraph
 from aimet_torch.export.onnx_grid import OnnxGrid, Signedness, onnx_grid
-from aimet_torch.encodings.tensor_encoding import TensorEncoding
 
 PRODUCER = "aimet_torch"
 
@@ -108,13 +108,11 @@ class _Writer:
     def __init__(
         self, graph: EncodedGraph, opset: int, prequantize_constants: bool, signedness: Signedness
     ) -> None:
+        self._encoded = graph
         self._graph = graph.model.graph
         self._opset = opset
         self._prequantize = prequantize_constants
         self._signedness = signedness
-        self._names = set(self._graph.initializers)
-        self._names.update(value.name for value in self._graph.inputs)
-        self._names.update(value.name for node in self._graph for value in node.outputs)
 
     def insert_pair(self, value: ir.Value, encoding: TensorEncoding) -> None:
         """Let all readers of a tensor read it quantized and dequantized."""
@@ -128,7 +126,9 @@ class _Writer:
         is_stored = value.is_initializer() and (self._prequantize or not grid.saturates_alike)
         if is_stored:
             array = np.asarray(value.const_value.numpy(), dtype=np.float32)
-            quantized = self._initializer(f"{name}_quantized", grid.integers(array), grid.dtype)
+            quantized = self._encoded.add_constant(
+                f"{name}_quantized", grid.integers(array), grid.dtype
+            )
         else:
             source = value if grid.saturates_alike else self._clipped(value, grid)
             quantized = self._node(
@@ -165,11 +165,15 @@ class _Writer:
         name = value.name or "constant"
         dtype = ir.DataType.INT32 if integers.dtype == np.int32 else ir.DataType.UINT8
         inputs = [
-            self._initializer(f"{name}_quantized", integers.reshape(value.shape.numpy()), dtype),
-            self._initializer(f"{name}_scale", np.asarray(scale, np.float32), ir.DataType.FLOAT),
+            self._encoded.add_constant(
+                f"{name}_quantized", integers.reshape(value.shape.numpy()), dtype
+            ),
+            self._encoded.add_constant(
+                f"{name}_scale", np.asarray(scale, np.float32), ir.DataType.FLOAT
+            ),
         ]
         if zero_point is not None:
-            inputs.append(self._initializer(f"{name}_zero_point", zero_point, dtype))
+            inputs.append(self._encoded.add_constant(f"{name}_zero_point", zero_point, dtype))
         attributes = {"axis": axis} if axis is not None and np.ndim(scale) > 0 else {}
         result = self._node(
             "DequantizeLinear",
@@ -201,8 +205,8 @@ class _Writer:
                 {"axis": axis},
             )
         return (
-            self._initializer(f"{name}_scale", scale, value.dtype or ir.DataType.FLOAT),
-            self._initializer(f"{name}_zero_point", zero_point, grid.dtype),
+            self._encoded.add_constant(f"{name}_scale", scale, value.dtype or ir.DataType.FLOAT),
+            self._encoded.add_constant(f"{name}_zero_point", zero_point, grid.dtype),
             attributes,
         )
 
@@ -216,7 +220,7 @@ class _Writer:
             )
         name = value.name or "tensor"
         limits = [
-            self._initializer(f"{name}_{end}", limit.reshape(()), ir.DataType.FLOAT)
+            self._encoded.add_constant(f"{name}_{end}", limit.reshape(()), ir.DataType.FLOAT)
             for end, limit in (("low", low), ("high", high))
         ]
         return self._node(
@@ -226,27 +230,11 @@ class _Writer:
     def _take_over_output(self, value: ir.Value, result: ir.Value) -> None:
         """The dequantized tensor becomes the model's output, under the output's name."""
         name = value.name
-        value.name = self._unique(f"{name}_float")
+        value.name = self._encoded.unique_name(f"{name}_float")
         result.name = name
         for index, output in enumerate(self._graph.outputs):
             if output is value:
                 self._graph.outputs[index] = result
-
-    def _initializer(self, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
-        name = self._unique(name)
-        array = np.asarray(array)
-        if dtype in (ir.DataType.INT4, ir.DataType.UINT4):
-            stored = array.astype(np.int8 if dtype.is_signed() else np.uint8).astype(dtype.numpy())
-        else:
-            stored = array.astype(dtype.numpy())
-        value = ir.val(
-            name,
-            const_value=ir.Tensor(
-                np.ascontiguousarray(stored).reshape(array.shape), dtype=dtype, name=name
-            ),
-        )
-        self._graph.register_initializer(value)
-        return value
 
     def _node(
         self,
@@ -257,20 +245,12 @@ class _Writer:
         shape: ir.Shape | None,
         attributes: dict[str, int],
     ) -> ir.Value:
-        name = self._unique(name)
+        name = self._encoded.unique_name(name)
         node = ir.node(op_type, inputs, attributes=attributes, name=f"node_{name}")
         value = node.outputs[0]
         value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
         self._graph.append(node)  # sorted when all nodes are there
         return value
-
-    def _unique(self, name: str) -> str:
-        candidate, count = name, 0
-        while candidate in self._names:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._names.add(candidate)
-        return candidate
 
 
 def _by_block(

@@ -13,7 +13,8 @@ from aimet_torch.common.version import __version__
 from aimet_torch.export.capture import capture
 from aimet_torch.export.encoded_graph import EncodedGraph, encode
 from aimet_torch.export.files import replace_together, save_model
-
+from aimet_torch.quantsim import QuantizationSimModel
+from aimet_torch.quantsim.encodings_io import quantizer_args
 
 
 def export_onnx_with_encodings(
@@ -86,5 +87,5 @@ def encodings_document(graph: EncodedGraph, sim: Any) -> dict[str, Any]:
         "activation_encodings": activations,
         "param_encodings": params,
         "excluded_layers": list(getattr(sim, "excluded_layers", ())),
-        "quantizer_args": dict(getattr(sim, "quantizer_args", {})),
+        "quantizer_args": quantizer_args(sim) if isinstance(sim, QuantizationSimModel) else {},
     }
