@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import dataclasses
 import functools
 import inspect
@@ -198,15 +197,14 @@ def _reduce(model: Any, protocol: int) -> Any:
     """Copying and pickling of a rewritten model: the user's class and the graph, then the model's own state."""
     cls = type(model)
     reduced = cls._traced_class.__reduce_ex__(model, max(protocol, 2))
-    args = (reduced[0], reduced[1], cls._traced_class, _pack(cls._traced_graph), cls._traced_signature)
+    make_args = tuple(cls._traced_class if a is cls else a for a in reduced[1])
+    args = (reduced[0], make_args, pack_graph(cls._traced_graph), cls._traced_signature)
     return (_restore, args, *reduced[2:])
 
 
-def _restore(make: Any, args: Any, user_class: Any, packed: Any, signature: Signature) -> nn.Module:
-    if make is copyreg.__newobj__:  # type: ignore[attr-defined]
-        args = (user_class, *args[1:])
-    model = make(*args)
-    compile_forward(model, _unpack(packed), signature)
+def _restore(make: Any, args: Any, packed: Any, signature: Signature) -> nn.Module:
+    model: nn.Module = make(*args)
+    compile_forward(model, unpack_graph(packed), signature)
     return model
 
 
@@ -217,18 +215,37 @@ class _Ref:
     name: str
 
 
-def _pack(graph: fx.Graph) -> list[tuple[Any, ...]]:
+def pack_graph(graph: fx.Graph, *, with_meta: bool = False) -> list[tuple[Any, ...]]:
+    """A graph as plain data that can be pickled."""
+
     def pack(value: Any) -> Any:
         return fx.node.map_arg(value, lambda n: _Ref(n.name))
 
-    return [(n.op, n.name, n.target, pack(n.args), pack(n.kwargs)) for n in graph.nodes]
+    return [
+        (n.op, n.name, n.target, pack(n.args), pack(n.kwargs), dict(n.meta) if with_meta else {})
+        for n in graph.nodes
+    ]
 
 
-def _unpack(packed: list[tuple[Any, ...]]) -> fx.Graph:
+def unpack_graph(packed: list[tuple[Any, ...]]) -> fx.Graph:
+    """The graph that ``pack_graph`` packed."""
     graph, nodes = fx.Graph(), {}
-    for op, name, target, args, kwargs in packed:
+    for op, name, target, args, kwargs, meta in packed:
         args, kwargs = fx.node.map_aggregate(
             (args, kwargs), lambda v: nodes[v.name] if isinstance(v, _Ref) else v
         )
         nodes[name] = graph.create_node(op, target, args, kwargs, name=name)
+        nodes[name].meta = dict(meta)
     return graph
+
+
+def drop_keyword(model: nn.Module, keyword: str) -> None:
+    """Take a keyword argument out of every module call of a rewritten model; other models are left alone."""
+    cls: Any = type(model)
+    if not hasattr(cls, "_traced_graph"):
+        return
+    graph = unpack_graph(pack_graph(cls._traced_graph))
+    for node in graph.nodes:
+        if node.op == "call_module" and keyword in node.kwargs:
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != keyword}
+    compile_forward(model, graph, cls._traced_signature)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aimet_torch.common.defs import QuantizationDataType, QuantScheme
-from aimet_torch.graph import ModelGraph, bind_inputs, trace
+from aimet_torch.graph import ModelGraph, bind_inputs, drop_keyword, trace
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantization.encoding_analyzer import PercentileEncodingAnalyzer
@@ -280,6 +280,7 @@ class QuantizationSimModel(ExportMethods):
                 if qdq_weights:
                     module.fold_param_quantizers()
                 _replace(original, name, module.get_original_module())
+        drop_keyword(original, "call_site")
         return original
 
     # -- encodings -----------------------------------------------------------------------------------------------
