@@ -34,6 +34,11 @@ _ANALYZERS: dict[QuantScheme, type[EncodingAnalyzer]] = {
 }
 
 
+def analyzer_class(scheme: QuantScheme) -> type[EncodingAnalyzer]:
+    """The analyzer that finds ranges by a scheme."""
+    return _ANALYZERS[scheme]
+
+
 @dataclass
 class Settings:
     """What the quantizers of a simulation have in common."""
@@ -175,7 +180,7 @@ class _Maker:
     def _make(self, shape: tuple[int, ...], bitwidth: int, decision: Decision) -> nn.Module:
         if self._settings.data_type == QuantizationDataType.float:
             return FloatQuantizeDequantize(dtype={16: torch.float16, 32: torch.float32}[bitwidth])
-        analyzer = _ANALYZERS[self._settings.scheme](shape)
+        analyzer = analyzer_class(self._settings.scheme)(shape)
         quantizer = QuantizeDequantize(shape, bitwidth, decision.is_symmetric, encoding_analyzer=analyzer)
         low, high = decision.limits
         if low is not None or high is not None:
