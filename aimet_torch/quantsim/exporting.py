@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from aimet_torch.common.services import service
+from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantsim import encodings_io
 
 if TYPE_CHECKING:
@@ -53,8 +56,12 @@ class ExportMethods:
         filename_prefix: str,
         dummy_input: Any,
         onnx_export_args: dict[str, Any] | None = None,
+        propagate_encodings: bool = False,
+        export_to_torchscript: bool = False,
+        use_embedded_encodings: bool = False,
         export_model: bool = True,
         filename_prefix_encodings: str | None = None,
+        apply_param_qdq: bool = False,
         encoding_version: str = "0.6.1",
     ) -> None:
         """Write the FP32 model and its encodings, as AIMET's `export` does.
@@ -67,19 +74,33 @@ class ExportMethods:
             filename_prefix: stem of the model files.
             dummy_input: example input for torch.onnx.
             onnx_export_args: further arguments for `torch.onnx.export`.
+            propagate_encodings: accepted for AIMET's sake; tensors that operators such as reshaping only move
+                always have their producer's encoding.
+            export_to_torchscript, use_embedded_encodings: not supported.
             export_model: write `.pth` and `.onnx`; without it only the encodings.
             filename_prefix_encodings: stem of the encodings files; the same by default.
+            apply_param_qdq: write parameters as their quantized values; they have the same integers either way.
             encoding_version: "0.6.1" or "1.0.0".
 
         Raises:
             ValueError: quantizers without a range, or an unknown version.
+            NotImplementedError: `export_to_torchscript` or `use_embedded_encodings`.
         """
+        if export_to_torchscript or use_embedded_encodings:
+            name = "export_to_torchscript" if export_to_torchscript else "use_embedded_encodings"
+            raise NotImplementedError(
+                f"QuantizationSimModel.export: `{name}`=True is not supported; torch.jit.trace(sim.model, input) gives "
+                "TorchScript, aimet_torch.onnx.export an ONNX file with QuantizeLinear and DequantizeLinear"
+            )
         sim: QuantizationSimModel = self  # type: ignore[assignment]
         directory = Path(path)
         directory.mkdir(parents=True, exist_ok=True)
         encodings_prefix = filename_prefix_encodings or filename_prefix
+        source = copy.copy(sim)
+        if apply_param_qdq:
+            source.model = _with_rounded_parameters(sim.model)
         service("export_onnx_with_encodings")(
-            sim,
+            source,
             dummy_input,
             directory / f"{filename_prefix}.onnx",
             encoding_version=encoding_version,
@@ -89,5 +110,18 @@ class ExportMethods:
         )
         encodings_io.save(sim, directory / f"{encodings_prefix}_torch.encodings")
         if export_model:
-            original = sim.get_original_model(sim.model)
+            original = sim.get_original_model(source.model)
             torch.save(original, directory / f"{filename_prefix}.pth")
+
+
+def _with_rounded_parameters(model: nn.Module) -> nn.Module:
+    """A copy whose parameters lie on their grids."""
+    rounded = copy.deepcopy(model)
+    with torch.no_grad():
+        for module in rounded.modules():
+            if isinstance(module, QuantizationMixin):
+                for name, quantizer in module.param_quantizers.items():
+                    if quantizer is not None:
+                        parameter = getattr(module, name)
+                        parameter.copy_(quantizer.simulate(parameter))
+    return rounded
