@@ -92,7 +92,7 @@ def grid_limits(operator: str, bound: dict[str, Any], signed: bool) -> tuple[int
         case names:
             raise TypeError(
                 f"{operator}: give the grid as `bitwidth`, `num_steps`, or `qmin` and `qmax`; got "
-                f" {', '.join(names) or 'none of them'}"
+                f"{', '.join(names) or 'none of them'}"
             )
     if not limits[0] < limits[1]:
         raise ValueError(

@@ -79,7 +79,8 @@ def round_to_format(input: Tensor, format: Float) -> Tensor:
             rounded = clamped.to(dtype).to(input.dtype)
         else:
             rounded = _round_mantissa(clamped, format)
-    if not clamped.requires_grad:
+    # A traced graph must not depend on whether gradients were on.
+    if not clamped.requires_grad and not torch.jit.is_tracing():
         return rounded
     # Casting back and forth inside the graph would round the gradient to the small format too.
     return rounded + (clamped - clamped.detach())

@@ -142,9 +142,7 @@ def test_worked_example_of_an_asymmetric_grid():
     ],
 )
 def test_encodings_of_a_given_range(bits, symmetric, scale, offset, low, high):
-    encoding = calibrated(
-        (), bits, symmetric, data=torch.tensor([-1.5, 0.3, 0.9])
-    ).get_encodings()
+    encoding = calibrated((), bits, symmetric, data=torch.tensor([-1.5, 0.3, 0.9])).get_encodings()
     assert encoding.scale.item() == pytest.approx(scale, rel=1e-5)
     assert encoding.unsigned_offset().item() == offset
     assert (encoding.min.item(), encoding.max.item()) == pytest.approx((low, high), rel=1e-5)

@@ -70,8 +70,11 @@ def test_numbers_of_small_formats_are_fixed_points(exponent_bits, mantissa_bits,
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_formula_agrees_with_the_cast(dtype):
     torch.manual_seed(0)
-    format = next(f for f in (Float(5, 10), Float(8, 7), Float(4, 3, True), Float(5, 2)) if
-                  torch_dtype(f) == dtype)
+    format = next(
+        f
+        for f in (Float(5, 10), Float(8, 7), Float(4, 3, True), Float(5, 2))
+        if torch_dtype(f) == dtype
+    )
     limit = min(largest(format), 1e30)
     x = torch.randn(20000) * torch.logspace(-12, math.log10(limit), 20000)
     x = x.clamp(-limit, limit)
@@ -122,7 +125,7 @@ def test_small_formats_are_scaled_to_the_data(shape):
     output = quantizer(data)
     assert quantizer.get_scale().shape == shape
     assert ((output - data).abs() <= data.abs() / 16 + 1e-3).all()
-    assert output.abs().max() == pytest.approx(data.abs().max(), rel=1e-6)
+    assert output.abs().max().item() == pytest.approx(data.abs().max().item(), rel=1e-6)
     again = FloatQuantizeDequantize.from_encodings(quantizer.get_encodings())
     torch.testing.assert_close(again(data), output)
     loaded = FloatQuantizeDequantize(4, 3, finite=True, shape=shape, block_size=block_size)
