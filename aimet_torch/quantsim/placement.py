@@ -6,19 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from aimet_torch.graph import GRID_PRESERVING_OPS, ModelGraph, OpNode, Value
 from aimet_torch.quantsim.config import QuantSimConfig
+from aimet_torch.quantsim.fusion import TRANSPARENT_OPS, fused_chains
 
 # Operators whose second tensor operand is a weight when it is a parameter, with the axis of its output channels.
 WEIGHT_OPERAND_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}
-# Operators that are the identity in evaluation mode: fusion looks through them.
-_TRANSPARENT_OPS = frozenset({"Identity", "Dropout"})
-_FOLDABLE_INTO = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
 @dataclass
@@ -66,8 +63,8 @@ def plan(graph: ModelGraph, config: QuantSimConfig) -> Plan:
         for j, value in enumerate(op.outputs):
             result.outputs[op.name, j] = _output_decision(op, value, config)
         _decide_params(op, config, result)
-    for op, followers in _fused_chains(graph, config):
-        _fuse(op, followers, result)
+    for chain in fused_chains(graph, config):
+        _fuse(chain, result)
     for op in graph.ops:
         for i, value in enumerate(op.inputs):
             decision = _input_decision(op, i, value, config)
@@ -85,7 +82,7 @@ def _output_decision(op: OpNode, value: Value, config: QuantSimConfig) -> Decisi
     if not value.finite:
         return Decision(False, "holds infinities (a mask)")
     is_forced = value.is_model_output and config.is_model_output_quantized
-    if op.op_type in _TRANSPARENT_OPS or (op.op_type in GRID_PRESERVING_OPS and not is_forced):
+    if op.op_type in TRANSPARENT_OPS or (op.op_type in GRID_PRESERVING_OPS and not is_forced):
         return Decision(False, "same grid as its input")
     if not is_forced and not config.is_output_quantized(op.op_type):
         return Decision(False, "off in the configuration")
@@ -106,7 +103,7 @@ def _input_decision(op: OpNode, index: int, value: Value, config: QuantSimConfig
         if rule.is_input_quantized and not _is_on_a_grid(value):
             return Decision(True, "input, by the configuration", config.is_activation_symmetric(op.op_type))
         return None
-    if op.op_type in _TRANSPARENT_OPS:
+    if op.op_type in TRANSPARENT_OPS:
         return None
     if value.kind == "input":
         if config.is_model_input_quantized:
@@ -122,7 +119,7 @@ def _input_decision(op: OpNode, index: int, value: Value, config: QuantSimConfig
 
 
 def _is_on_a_grid(value: Value) -> bool:
-    return value.producer is not None and value.producer.op_type not in _TRANSPARENT_OPS
+    return value.producer is not None and value.producer.op_type not in TRANSPARENT_OPS
 
 
 def _weight_decision(op_type: str, config: QuantSimConfig, name: str = "weight") -> Decision:
@@ -157,71 +154,15 @@ def param_decisions(module: nn.Module, op_type: str, config: QuantSimConfig) -> 
     return decisions
 
 
-def is_foldable_batch_norm(op: OpNode) -> bool:
-    """Whether `op` is a batch norm that alone reads a convolution's or linear layer's output."""
-    if op.op_type != "BatchNormalization" or not op.inputs:
-        return False
-    value = op.inputs[0]
-    return (
-        value.producer is not None
-        and value.producer.op_type in _FOLDABLE_INTO
-        and len(value.consumers) == 1
-        and not value.is_model_output
-    )
-
-
-def _only_consumer(op: OpNode) -> OpNode | None:
-    if len(op.outputs) != 1 or op.outputs[0].is_model_output or len(op.outputs[0].consumers) != 1:
-        return None
-    return op.outputs[0].consumers[0][0]
-
-
-def _match(op: OpNode, names: tuple[str, ...]) -> list[OpNode] | None:
-    """The operators after `op` that make up the supergroup `names`, with those passed on the way, or None."""
-    followers: list[OpNode] = []
-    current = op
-    for name in names[1:]:
-        following = _only_consumer(current)
-        while following is not None and following.op_type != name:
-            is_passed = following.op_type in _TRANSPARENT_OPS or is_foldable_batch_norm(following)
-            if not is_passed:
-                return None
-            followers.append(following)
-            following = _only_consumer(following)
-        if following is None:
-            return None
-        followers.append(following)
-        current = following
-    return followers
-
-
-def _is_bias_addition(op: OpNode) -> bool:
-    return op.op_type == "Add" and any(v.kind in ("parameter", "buffer", "constant") for v in op.inputs)
-
-
-def _fused_chains(graph: ModelGraph, config: QuantSimConfig) -> Iterator[tuple[OpNode, list[OpNode]]]:
-    for op in graph.ops:
-        for names in config.supergroups:
-            if op.op_type == names[0]:
-                followers = _match(op, names)
-                if followers:
-                    yield op, followers
-        if is_foldable_batch_norm(op):
-            yield op.inputs[0].producer, [op]
-        if "MatmulAdd" in config.supergroup_passes and op.op_type == "MatMul":
-            following = _only_consumer(op)
-            if following is not None and _is_bias_addition(following):
-                yield op, [following]
-
-
-def _fuse(first: OpNode, followers: list[OpNode], result: Plan) -> None:
+def _fuse(chain: list[OpNode], result: Plan) -> None:
     """Only the last operator of a fused chain keeps its output quantizer."""
-    last = followers[-1]
-    for op in [first, *followers[:-1]]:
+    last = chain[-1]
+    for op in chain[:-1]:
         for j in range(len(op.outputs)):
             if result.outputs[op.name, j].is_quantized:
                 result.outputs[op.name, j] = Decision(False, f"fused with {last.name}")
-    for op in followers:
+    for op in chain[1:]:
+        # A batch norm inside a chain is folded into the weights before it.
         if op.op_type == "BatchNormalization":
             for key, decision in result.params.items():
                 if key[0] == op.name:

@@ -190,3 +190,43 @@ def test_untraceable_root_has_quantized_leaves(shape):
     assert sim.model.b.param_quantizers["weight"] is not None
     (boundary,) = sim.summary().boundaries
     assert boundary["name"] == "" and "untraceable: the whole model" in str(sim)
+
+
+class HandWrittenNorms(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+
+    def layer_norm(self, x):
+        centered = x - x.mean(-1, keepdim=True)
+        variance = centered.pow(2).mean(-1, keepdim=True)
+        return centered / torch.sqrt(variance + 1e-5) * self.weight + self.bias
+
+    def rms_norm(self, x):
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+    def forward(self, x):
+        return self.rms_norm(torch.tanh(self.layer_norm(x)))
+
+
+def test_normalizations_written_by_hand_are_one_operator_on_htp():
+    x = torch.randn(3, 4)
+    htp = QuantizationSimModel(HandWrittenNorms(), x, config_file="htp_v75")
+    outputs = {name for name in quantizer_places(htp) if "output" in name}
+    assert len(outputs) == 3  # layer norm, tanh, RMS norm
+    everywhere = QuantizationSimModel(HandWrittenNorms(), x)
+    assert len({name for name in quantizer_places(everywhere) if "output" in name}) > 10
+
+
+def test_bias_added_to_a_matrix_product():
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(2))
+
+        def forward(self, x):
+            return x @ self.weight + self.bias
+
+    sim = QuantizationSimModel(Product(), torch.randn(3, 4))
+    assert {name for name in quantizer_places(sim) if "output" in name} == {"add.output_quantizers.0"}
+    assert sim.model.matmul.input_quantizers[1].shape == (1, 2)
