@@ -73,4 +73,16 @@ AIMET_HOST_DEVICE T add_lanes(T (&lanes)[kCount]) {
   return lanes[0];
 }
 
+// The sum of a channel's partial results: partial n goes to lane n % kPartialLanes.
+AIMET_HOST_DEVICE double sum_of_channel(const double* partials, const Reduction& reduction, std::int64_t channel) {
+  double lanes[kPartialLanes] = {};
+  const std::int64_t per_group = reduction.partials_per_group();
+  std::int64_t n = 0;
+  for (std::int64_t group = 0; group < reduction.groups(); ++group) {
+    const double* values = partials + (group * reduction.shape.channels + channel) * per_group;
+    for (std::int64_t i = 0; i < per_group; ++i) lanes[n++ % kPartialLanes] += values[i];
+  }
+  return add_lanes(lanes);
+}
+
 }  // namespace aimet::core

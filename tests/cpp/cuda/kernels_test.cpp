@@ -1,0 +1,279 @@
+// The CUDA kernels, emulated on the CPU, against the CPU kernels: the same bits for every element type, geometry,
+// alignment and mode.
+#include "aimet/cuda/kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "aimet/core/half.h"
+#include "aimet/cpu/capability.h"
+
+namespace aimet {
+namespace {
+
+using core::AffineMode;
+using core::ElementType;
+using core::Reduction;
+using core::Shape;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr unsigned char kGuard = 0xa5;  // around and behind what a kernel may write
+
+const cpu::KernelTable& cpu_kernels() { return *cpu::kernel_table(cpu::Capability::kBaseline); }
+
+std::size_t element_size(ElementType type) {
+  return type == ElementType::kFloat64 ? 8 : (type == ElementType::kFloat32 ? 4 : 2);
+}
+
+// Raw memory of `count` elements, starting `offset` elements behind a 16-byte boundary, with guards.
+class Buffer {
+ public:
+  Buffer(std::size_t bytes_per_element, std::int64_t count, std::int64_t offset = 0)
+      : start_(bytes_per_element * offset), size_(bytes_per_element * count), bytes_(start_ + size_ + 32, kGuard) {}
+
+  void* data() { return bytes_.data() + start_; }
+  template <typename T>
+  T* as() {
+    return reinterpret_cast<T*>(bytes_.data() + start_);
+  }
+  bool has_guards() const {
+    for (std::size_t i = 0; i < bytes_.size(); ++i) {
+      if ((i < start_ || i >= start_ + size_) && bytes_[i] != kGuard) return false;
+    }
+    return true;
+  }
+  bool operator==(const Buffer& other) const {
+    return size_ == other.size_ &&
+           std::memcmp(bytes_.data() + start_, other.bytes_.data() + other.start_, size_) == 0;
+  }
+
+ private:
+  std::size_t start_;
+  std::size_t size_;
+  std::vector<unsigned char> bytes_;  // operator new aligns to 16
+};
+
+void store(Buffer& buffer, ElementType type, std::int64_t index, double value) {
+  const auto as_float = static_cast<float>(value);
+  if (type == ElementType::kFloat64) buffer.as<double>()[index] = value;
+  if (type == ElementType::kFloat32) buffer.as<float>()[index] = as_float;
+  if (type == ElementType::kFloat16) buffer.as<core::Half>()[index] = core::to_half(as_float);
+  if (type == ElementType::kBFloat16) buffer.as<core::BFloat16>()[index] = core::to_bfloat16(as_float);
+}
+
+// Values in and beside the grid, ties, and now and then a special one.
+Buffer random_values(ElementType type, std::int64_t count, std::int64_t offset, unsigned seed, bool is_finite = false) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<double> normal(0.0, 40.0);
+  const double special[] = {0.0, -0.0, 0.5, -1.5, 1e-40, 60000.0, kInfinity, -kInfinity};
+  Buffer buffer(element_size(type), count, offset);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const bool is_special = generator() % 16 == 0;
+    const std::size_t choices = std::size(special) - (is_finite ? 2 : 0);
+    store(buffer, type, i, is_special ? special[generator() % choices] : normal(generator));
+  }
+  if (count > 1000 && !is_finite) store(buffer, type, 17, kNan);  // rare: it swallows the sums that it is part of
+  return buffer;
+}
+
+// Which bits a NaN has depends on the order of operands, which compilers choose.
+::testing::AssertionResult are_equal_sums(Buffer& actual, Buffer& expected, std::int64_t count) {
+  std::int64_t number_count = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const double a = actual.as<double>()[i];
+    const double b = expected.as<double>()[i];
+    number_count += std::isnan(a) ? 0 : 1;
+    if (!(std::isnan(a) && std::isnan(b)) && std::bit_cast<std::uint64_t>(a) != std::bit_cast<std::uint64_t>(b)) {
+      return ::testing::AssertionFailure() << "sum " << i << ": " << a << " instead of " << b;
+    }
+  }
+  if (count > 4 && number_count == 0) return ::testing::AssertionFailure() << "all sums are NaN";
+  return ::testing::AssertionSuccess();
+}
+
+// One value of the compute type per channel.
+Buffer per_channel(ElementType type, std::int64_t channels, double first, double step) {
+  const ElementType compute = type == ElementType::kFloat64 ? ElementType::kFloat64 : ElementType::kFloat32;
+  Buffer buffer(element_size(compute), channels);
+  for (std::int64_t c = 0; c < channels; ++c) store(buffer, compute, c, first + step * static_cast<double>(c % 7));
+  return buffer;
+}
+
+struct Case {
+  ElementType type;
+  Shape shape;
+  std::int64_t offset;  // of the data, in elements, from a 16-byte boundary
+};
+
+std::string name_of(const ::testing::TestParamInfo<Case>& info) {
+  const char* names[] = {"float32", "float64", "float16", "bfloat16"};
+  const Case& c = info.param;
+  return std::string(names[static_cast<int>(c.type)]) + "_" + std::to_string(c.shape.outer) + "x" +
+         std::to_string(c.shape.channels) + "x" + std::to_string(c.shape.inner) + (c.offset != 0 ? "_unaligned" : "");
+}
+
+std::vector<Case> cases() {
+  // Per tensor; channels in front, in the middle, last; short runs; many rows; chunks that are not full.
+  const Shape shapes[] = {{1, 1, 0}, {1, 1, 1},   {1, 1, 7},  {1, 1, 5003},  {1, 3, 2500}, {2, 5, 49}, {3, 4, 17},
+                          {2, 3, 5}, {1, 40, 1},  {7, 130, 1}, {600, 3, 1},  {300, 2, 9},  {1, 900, 3}, {5, 1, 33}};
+  std::vector<Case> all;
+  for (const Shape& shape : shapes) {
+    for (const ElementType type :
+         {ElementType::kFloat32, ElementType::kFloat64, ElementType::kFloat16, ElementType::kBFloat16}) {
+      all.push_back({type, shape, 0});
+      all.push_back({type, shape, 1});
+    }
+  }
+  return all;
+}
+
+class CudaKernels : public ::testing::TestWithParam<Case> {
+ protected:
+  const ElementType type_ = GetParam().type;
+  const Shape shape_ = GetParam().shape;
+  const std::int64_t count_ = shape_.outer * shape_.channels * shape_.inner;
+  const std::int64_t offset_ = GetParam().offset;
+  const Reduction reduction_{shape_};
+  const std::size_t size_ = element_size(type_);
+  const std::size_t compute_size_ = type_ == ElementType::kFloat64 ? 8 : 4;
+  Buffer input_ = random_values(type_, count_, offset_, 1);
+  Buffer scale_ = per_channel(type_, shape_.channels, 0.25, 0.1);
+  Buffer zero_ = per_channel(type_, shape_.channels, -9.0, 2.0);
+};
+
+TEST_P(CudaKernels, AffineEqualsTheCpu) {
+  for (const AffineMode mode : {AffineMode::kQuantize, AffineMode::kDequantize, AffineMode::kQuantizeDequantize}) {
+    for (const bool with_mask : {false, true}) {
+      if (with_mask && mode != AffineMode::kQuantizeDequantize) continue;
+      Buffer expected(size_, count_);
+      Buffer expected_mask(1, (count_ + 7) / 8);
+      Buffer actual(size_, count_, offset_);
+      Buffer actual_mask(1, (count_ + 7) / 8);
+      core::AffineArguments arguments{input_.data(),  expected.data(), with_mask ? expected_mask.as<std::uint8_t>() : nullptr,
+                                      scale_.data(), zero_.data(),     shape_,
+                                      -128.0,        127.0};
+      if (count_ > 0) cpu_kernels().affine(type_, mode, arguments, 0, count_);
+      arguments.output = actual.data();
+      arguments.mask = with_mask ? actual_mask.as<std::uint8_t>() : nullptr;
+      ASSERT_EQ(cuda::launch_affine(type_, mode, arguments, count_, nullptr), 0);
+      EXPECT_TRUE(actual == expected) << static_cast<int>(mode) << " mask " << with_mask;
+      EXPECT_TRUE(actual_mask == expected_mask);
+      EXPECT_TRUE(actual.has_guards() && actual_mask.has_guards());
+    }
+  }
+}
+
+TEST_P(CudaKernels, SelectByMaskEqualsTheCpu) {
+  Buffer mask = random_values(ElementType::kFloat32, (count_ + 31) / 32 + 1, 0, 2);
+  Buffer expected(size_, count_);
+  Buffer actual(size_, count_, offset_);
+  const int size = static_cast<int>(size_);
+  cpu_kernels().select_by_mask(size, input_.data(), mask.as<std::uint8_t>(), expected.data(), 0, count_);
+  ASSERT_EQ(cuda::launch_select_by_mask(size, input_.data(), mask.as<std::uint8_t>(), actual.data(), count_, nullptr), 0);
+  EXPECT_TRUE(actual == expected);
+  EXPECT_TRUE(actual.has_guards());
+}
+
+TEST_P(CudaKernels, BackwardEqualsTheCpu) {
+  Buffer grad = random_values(type_, count_, 0, 3, /*is_finite=*/true);
+  for (const bool with_input : {true, false}) {
+    Buffer expected(size_, count_);
+    Buffer actual(size_, count_, offset_);
+    const std::int64_t partials = reduction_.partial_count();
+    Buffer expected_scale(8, partials), expected_offset(8, partials), actual_scale(8, partials), actual_offset(8, partials);
+    core::AffineBackwardArguments arguments{grad.data(),
+                                            input_.data(),
+                                            with_input ? expected.data() : nullptr,
+                                            scale_.data(),
+                                            zero_.data(),
+                                            expected_scale.as<double>(),
+                                            expected_offset.as<double>(),
+                                            reduction_,
+                                            -128.0,
+                                            127.0};
+    cpu_kernels().affine_backward(type_, arguments, 0, reduction_.task_count());
+    arguments.grad_input = with_input ? actual.data() : nullptr;
+    arguments.partial_scale = actual_scale.as<double>();
+    arguments.partial_offset = actual_offset.as<double>();
+    ASSERT_EQ(cuda::launch_affine_backward(type_, arguments, nullptr), 0);
+    EXPECT_TRUE(actual == expected);
+    EXPECT_TRUE(are_equal_sums(actual_scale, expected_scale, partials));
+    EXPECT_TRUE(are_equal_sums(actual_offset, expected_offset, partials));
+    EXPECT_TRUE(actual.has_guards() && actual_scale.has_guards() && actual_offset.has_guards());
+
+    Buffer sums(8, shape_.channels);
+    ASSERT_EQ(cuda::launch_sum_partials(actual_scale.as<double>(), reduction_, sums.as<double>(), nullptr), 0);
+    Buffer expected_sums(8, shape_.channels);
+    for (std::int64_t c = 0; c < shape_.channels; ++c) {
+      expected_sums.as<double>()[c] = core::sum_of_channel(expected_scale.as<double>(), reduction_, c);
+    }
+    EXPECT_TRUE(are_equal_sums(sums, expected_sums, shape_.channels));
+    EXPECT_TRUE(sums.has_guards());
+  }
+}
+
+TEST_P(CudaKernels, MinMaxEqualsTheCpu) {
+  const std::int64_t partials = reduction_.partial_count();
+  Buffer expected_low(compute_size_, partials), expected_high(compute_size_, partials);
+  Buffer actual_low(compute_size_, partials), actual_high(compute_size_, partials);
+  core::MinMaxArguments arguments{input_.data(), expected_low.data(), expected_high.data(), reduction_};
+  cpu_kernels().min_max(type_, arguments, 0, reduction_.task_count());
+  arguments.partial_min = actual_low.data();
+  arguments.partial_max = actual_high.data();
+  ASSERT_EQ(cuda::launch_min_max(type_, arguments, nullptr), 0);
+  const auto value = [&](Buffer& buffer, std::int64_t i) {
+    return compute_size_ == 8 ? buffer.as<double>()[i] : static_cast<double>(buffer.as<float>()[i]);
+  };
+  for (std::int64_t i = 0; i < partials; ++i) {  // not the bits: the sign of zero depends on the order
+    ASSERT_EQ(value(actual_low, i), value(expected_low, i)) << i;
+    ASSERT_EQ(value(actual_high, i), value(expected_high, i)) << i;
+  }
+  EXPECT_TRUE(actual_low.has_guards() && actual_high.has_guards());
+
+  Buffer low(compute_size_, shape_.channels), high(compute_size_, shape_.channels);
+  ASSERT_EQ(cuda::launch_combine_min_max(compute_size_ == 8, actual_low.data(), actual_high.data(), reduction_, low.data(),
+                                         high.data(), nullptr),
+            0);
+  for (std::int64_t c = 0; c < shape_.channels; ++c) {
+    double expected_min = kInfinity;
+    double expected_max = -kInfinity;
+    const std::int64_t per_group = reduction_.partials_per_group();
+    for (std::int64_t group = 0; group < reduction_.groups(); ++group) {
+      for (std::int64_t i = 0; i < per_group; ++i) {
+        const std::int64_t index = (group * shape_.channels + c) * per_group + i;
+        expected_min = std::min(expected_min, value(expected_low, index));
+        expected_max = std::max(expected_max, value(expected_high, index));
+      }
+    }
+    EXPECT_EQ(value(low, c), expected_min);
+    EXPECT_EQ(value(high, c), expected_max);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Geometries, CudaKernels, ::testing::ValuesIn(cases()), name_of);
+
+TEST(CudaSums, AddMembersInOrder) {
+  // 1 + 2^53 loses the 1 when the large ones are added first: the order shows.
+  const double values[] = {0x1p53, 1.0, 2.0, -0x1p53, 5.0, 1.0};
+  const std::int64_t members[] = {0, 1, 3, 4, 2, 5};
+  double sums[2];
+  ASSERT_EQ(cuda::launch_sum_members(values, members, 2, 3, sums, nullptr), 0);
+  EXPECT_EQ(sums[0], (0x1p53 + 1.0) - 0x1p53);
+  EXPECT_EQ(sums[1], 8.0);
+}
+
+TEST(CudaErrors, AreReturnedAndNamed) {
+  EXPECT_NE(cuda::launch_select_by_mask(3, nullptr, nullptr, nullptr, 8, nullptr), 0);
+  EXPECT_STREQ(cuda::error_text(0), "no error");
+}
+
+}  // namespace
+}  // namespace aimet
