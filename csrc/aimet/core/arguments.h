@@ -40,4 +40,12 @@ struct MinMaxArguments {
   Reduction reduction;
 };
 
+struct HistogramArguments {
+  const void* input;
+  const void* min;  // (channels), compute type; channels that observed nothing (min > max) count nothing
+  const void* max;
+  Shape shape;
+  std::int64_t bin_count;
+};
+
 }  // namespace aimet::core
