@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from aimet_torch.nn.apply import RemovedQuantizers, apply_quantizer, quantize_tensors
+from aimet_torch.nn.bias_grid import BiasGrid
 from aimet_torch.nn.kernels import Kernel, run_shadowed, shadow, unshadow
 from aimet_torch.quantization.affine import AffineQuantizerBase, GroupedBlockQuantizeDequantize
 from aimet_torch.quantization.affine.regrid import find_grid
@@ -23,7 +24,7 @@ from aimet_torch.quantization.base import EncodingBase, QuantizerBase, plain_ten
 __all__ = ["BaseQuantizationMixin", "share_state"]
 
 _CHILDREN = ("input_quantizers", "output_quantizers", "param_quantizers")
-_ATTRIBUTES = ("inputs_per_call", "outputs_per_call", "folded_param_encodings")
+_ATTRIBUTES = ("inputs_per_call", "outputs_per_call", "folded_param_encodings", "bias_grid")
 
 
 class BaseQuantizationMixin:
@@ -36,6 +37,7 @@ class BaseQuantizationMixin:
         param_quantizers: by parameter name.
         inputs_per_call: entries of ``input_quantizers`` that belong to one call site.
         outputs_per_call: entries of ``output_quantizers`` that belong to one call site.
+        bias_grid: where an integer target holds the bias; None leaves an unquantized bias as it is.
         folded_param_encodings: encodings of parameters that `fold_param_quantizers` replaced.
     """
 
@@ -45,6 +47,7 @@ class BaseQuantizationMixin:
     inputs_per_call: int
     outputs_per_call: int
     folded_param_encodings: dict[str, EncodingBase]
+    bias_grid: BiasGrid | None = None
 
     #: Quantized class by original class, and the reverse.
     cls_to_qcls: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {}
@@ -136,10 +139,13 @@ class BaseQuantizationMixin:
         for name, quantizer in quantizers.items():
             parameter = getattr(self, name)
             if parameter is not None and quantizer is not None and name in selected:
-                if not quantizer.is_initialized():
+                if quantizer.calibration_issue is None and not quantizer.is_initialized():
                     self._compute_param_encoding(name, parameter, quantizer)
                 parameter = apply_quantizer(quantizer, parameter)
             result[name] = parameter
+        bias = result.get("bias")
+        if self.bias_grid is not None and bias is not None and quantizers["bias"] is None:
+            result["bias"] = self.bias_grid.round(bias, quantizers["weight"])
         return result
 
     @contextlib.contextmanager
@@ -224,6 +230,9 @@ class BaseQuantizationMixin:
         encodings stay available in ``folded_param_encodings``.
         """
         self.compute_param_encodings(overwrite=False)
+        if self.bias_grid is not None and self.bias is not None:
+            rounded = self.bias_grid.round(self.bias, self.param_quantizers["weight"]).detach()
+            self.bias = nn.Parameter(rounded.clone(), requires_grad=self.bias.requires_grad)
         for name, quantizer in self.param_quantizers.items():
             parameter = getattr(self, name)
             if quantizer is None or parameter is None:

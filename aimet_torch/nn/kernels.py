@@ -57,6 +57,28 @@ def _conv_transpose(
     )
 
 
+def _batch_norm(module: Any, parameters: Parameters, input: Tensor) -> Tensor:
+    module._check_input_dim(input)
+    momentum = 0.0 if module.momentum is None else module.momentum
+    is_updating = module.training and module.track_running_stats
+    if is_updating and module.num_batches_tracked is not None:
+        module.num_batches_tracked.add_(1)
+        if module.momentum is None:  # cumulative average
+            momentum = 1.0 / float(module.num_batches_tracked)
+    has_statistics = module.running_mean is not None or module.running_var is not None
+    uses_buffers = is_updating or not module.training
+    return F.batch_norm(
+        input,
+        module.running_mean if uses_buffers else None,
+        module.running_var if uses_buffers else None,
+        parameters["weight"],
+        parameters["bias"],
+        module.training or not has_statistics,
+        momentum,
+        module.eps,
+    )
+
+
 def _layer_norm(module: Any, parameters: Parameters, input: Tensor) -> Tensor:
     return F.layer_norm(
         input, module.normalized_shape, parameters["weight"], parameters["bias"], module.eps
@@ -97,6 +119,7 @@ _KERNELS: dict[Any, Kernel] = {
     nn.ConvTranspose1d.forward: _conv_transpose,
     nn.ConvTranspose2d.forward: _conv_transpose,
     nn.ConvTranspose3d.forward: _conv_transpose,
+    nn.BatchNorm2d.forward: _batch_norm,  # BatchNorm1d and BatchNorm3d have the same one
     nn.LayerNorm.forward: _layer_norm,
     nn.GroupNorm.forward: _group_norm,
     nn.RMSNorm.forward: _rms_norm,

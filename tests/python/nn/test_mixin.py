@@ -233,19 +233,20 @@ def test_call_sites_have_quantizers_of_their_own():
 
 
 def test_raw_parameters_stay_visible_and_get_the_gradient():
-    for module in (nn.Linear(4, 3), nn.BatchNorm1d(4)):
+    for module in (nn.Linear(4, 3), nn.BatchNorm1d(4), Scaled()):
         quantized = QuantizationMixin.from_module(module)
         quantized.param_quantizers["weight"] = quantizer(-1.0, 1.0, bits=4, symmetric=True)
-        quantized(torch.randn(8, 4)).square().sum().backward()
+        x = torch.randn(8, 2 if isinstance(module, Scaled) else 4)
+        quantized(x).square().sum().backward()
         assert quantized.weight is module.weight
         assert module.weight.grad.abs().sum() > 0
         assert "weight" not in quantized.__dict__
 
 
 def test_parameters_are_raw_again_after_an_exception():
-    module = QuantizationMixin.from_module(nn.BatchNorm2d(3))
+    module = QuantizationMixin.from_module(nn.InstanceNorm2d(3, affine=True))
     module.param_quantizers["weight"] = quantizer(-1.0, 1.0, symmetric=True)
-    with pytest.raises(ValueError, match="expected 4D input"):
+    with pytest.raises(ValueError, match="expected 3D or 4D input"):
         module(torch.randn(3))
     assert isinstance(module.weight, nn.Parameter)
 
@@ -263,9 +264,32 @@ def test_a_subclass_with_another_forward_does_not_get_the_kernel_of_its_base():
     )
 
 
+@pytest.mark.parametrize("momentum", [None, 0.1])
+@pytest.mark.parametrize("tracks", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_updates_its_statistics(training, tracks, momentum):
+    module = nn.BatchNorm1d(4, momentum=momentum, track_running_stats=tracks).train(training)
+    quantized = QuantizationMixin.from_module(copy.deepcopy(module))
+    quantized.param_quantizers["weight"] = quantizer(-1.0, 1.0, bits=16, symmetric=True)
+    for _ in range(3):
+        x = torch.randn(8, 4) * 3
+        torch.testing.assert_close(quantized(x), module(x), rtol=1e-3, atol=1e-3)
+    for name, buffer in module.named_buffers():
+        assert torch.equal(quantized.get_buffer(name), buffer)
+    with pytest.raises(ValueError, match="expected 2D or 3D input"):
+        quantized(torch.randn(3))
+
+
 @pytest.mark.parametrize(
     "module",
-    [nn.Linear(4, 4), nn.Conv1d(4, 4, 1), nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.PReLU()],
+    [
+        nn.Linear(4, 4),
+        nn.BatchNorm1d(4),
+        nn.Conv1d(4, 4, 1),
+        nn.LayerNorm(4),
+        nn.GroupNorm(2, 4),
+        nn.PReLU(),
+    ],
     ids=lambda module: type(module).__name__,
 )
 def test_modules_with_a_kernel_run_in_several_threads(module):

@@ -101,7 +101,7 @@ def test_constructor_errors():
         QuantizeDequantize((), bitwidth=8)
     with pytest.raises(ValueError, match="`block_size` must have one entry"):
         QuantizeDequantize((2, 1), 8, True, block_size=(1,))
-    with pytest.raises(ValueError, match="`zero_point_shift` must be 0 or 0.5, got 0.3"):
+    with pytest.raises(ValueError, match=r"`zero_point_shift` must be 0 or 0.5, got 0.3"):
         QuantizeDequantize((), 2, True, zero_point_shift=0.3)
     with pytest.raises(TypeError, match="`encoding_analyzer` must be an EncodingAnalyzer"):
         QuantizeDequantize((), 8, True, encoding_analyzer="min_max")
@@ -159,7 +159,7 @@ def test_shifted_grid_of_two_bits():
     quantizer = QuantizeDequantize((), 2, True, zero_point_shift=0.5)
     quantizer.set_range(-2.0, 1.0)
     assert quantizer(x).tolist() == output.tolist()
-    with pytest.raises(NotImplementedError, match="`zero_point_shift` must be 0, got 0.5"):
+    with pytest.raises(NotImplementedError, match=r"`zero_point_shift` must be 0, got 0.5"):
         quantizer(x).quantize()
 
 
@@ -320,7 +320,7 @@ def test_set_range_broadcasts_and_checks():
     assert (quantizer.min.tolist(), quantizer.max.tolist()) == ([[-1.0]] * 2, [[3.0]] * 2)
     with pytest.raises(ValueError, match="`min` must be finite, got"):
         quantizer.set_range(float("nan"), 1.0)
-    with pytest.raises(ValueError, match="`min` must not exceed `max`, got 4.0 and 3.0 at 0"):
+    with pytest.raises(ValueError, match=r"`min` must not exceed `max`, got 4.0 and 3.0 at 0"):
         quantizer.set_range(4.0, None)
 
 

@@ -231,7 +231,7 @@ def test_growth_limit_can_be_set():
     try:
         TfEnhancedEncodingAnalyzer.set_growth_limit(1.0)
         assert TfEnhancedEncodingAnalyzer(()).growth_limit == 1.0
-        with pytest.raises(ValueError, match="`growth_limit` must be at least 1, got 0.5"):
+        with pytest.raises(ValueError, match=r"`growth_limit` must be at least 1, got 0.5"):
             TfEnhancedEncodingAnalyzer.set_growth_limit(0.5)
     finally:
         TfEnhancedEncodingAnalyzer.set_growth_limit(3.0)

@@ -24,7 +24,7 @@ def make(shape=(), data_shape=(4, 6)):
 MOVES = {
     "reshape": lambda t: t.reshape(-1),
     "view": lambda t: t.view(6, 4),
-    "flatten": lambda t: torch.flatten(t),
+    "flatten": torch.flatten,
     "transpose": lambda t: t.transpose(0, 1),
     "permute": lambda t: torch.permute(t, (1, 0)),
     "T": lambda t: t.T,
@@ -146,7 +146,7 @@ def test_integer_representation_has_the_smallest_dtype(qmin, qmax, dtype):
 
 
 def test_integers_cannot_be_an_encoded_tensor():
-    with pytest.raises(TypeError, match="must be floating-point, got torch.int64"):
+    with pytest.raises(TypeError, match=r"must be floating-point, got torch.int64"):
         QuantizedTensor(torch.arange(3))
 
 
@@ -173,5 +173,5 @@ def test_gradient_flows_through():
 def test_encoding_moves_to_another_dtype():
     encoding = make((4, 1)).encoding
     assert encoding.to(torch.float64).scale.dtype == torch.float64
-    with pytest.raises(TypeError, match="`dtype` must be floating-point, got torch.int32"):
+    with pytest.raises(TypeError, match=r"`dtype` must be floating-point, got torch.int32"):
         encoding.to(torch.int32)
