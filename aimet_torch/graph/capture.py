@@ -18,7 +18,7 @@ from aimet_torch.graph.boundaries import BoundaryRecord
 from aimet_torch.graph.model_graph import Boundary, ModelGraph, OpNode, Value
 from aimet_torch.graph.op_types import op_type_of_module
 from aimet_torch.graph.rewrite import Signature
-from aimet_torch.graph.structure import is_namedtuple, leaves
+from aimet_torch.graph.structure import is_namedtuple, leaves, rebuild
 from aimet_torch.graph.symbols import watched_builtins
 from aimet_torch.graph.torch_functions import getitem
 from aimet_torch.graph.tracer import Recorder
@@ -54,14 +54,18 @@ def trace(model: nn.Module, dummy_input: Any) -> ModelGraph:
             try:
                 with _preserved(model):
                     attempt.run(args, kwargs)
+                if attempt.recorder.constants:
+                    other = _Attempt(model, signature, boundaries)
+                    with _preserved(model), contextlib.suppress(Untraceable):
+                        other.run(*_map_tensors(_changed, (args, kwargs)))
+                    _compare_constants(attempt.recorder, other.recorder)
                 return attempt.result()
             except Untraceable as error:
                 path = error.path or ""
-                while path in boundaries:  # it failed even as a boundary: so does whatever calls it
-                    if not path:
-                        break
-                    path = path.rpartition(".")[0]
-                boundaries = {p: r for p, r in boundaries.items() if not p.startswith(f"{path}." if path else "")}
+                if path in boundaries:  # it failed even as a boundary
+                    path = ""
+                inner = f"{path}." if path else ""
+                boundaries = {p: r for p, r in boundaries.items() if not p.startswith(inner)}
                 boundaries[path] = error.reason
             if "" in boundaries:
                 with _preserved(model):
@@ -90,19 +94,27 @@ def _arguments(signature: inspect.Signature, dummy_input: Any) -> tuple[tuple[An
     return (dummy_input,), {}
 
 
-def _copied(value: Any) -> Any:
-    """``value`` with copies of its tensors: the model may write into them."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if is_namedtuple(value):
-        return type(value)(*map(_copied, value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_copied, value))
-    if isinstance(value, dict):
-        return type(value)((k, _copied(v)) for k, v in value.items())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **{f.name: _copied(getattr(value, f.name)) for f in dataclasses.fields(value)})
-    return value
+def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    return rebuild(value, lambda path, tensor: function(tensor), with_path=True)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """The model may write into its inputs."""
+    return tensor.detach().clone()
+
+
+def _changed(tensor: Tensor) -> Tensor:
+    """Another input of the same kind: integers keep their range."""
+    other = tensor.detach().flip(tuple(range(tensor.dim())))
+    return other * 0.9 + 0.01 if other.is_floating_point() else other
+
+
+def _compare_constants(first: Recorder, second: Recorder) -> None:
+    """A constant of the graph must not depend on the input: two runs with different inputs tell."""
+    pairs = zip(first.constants.values(), second.constants.values(), first.constant_owners, strict=False)
+    for a, b, owner in pairs:
+        if a is not b and not (a.shape == b.shape and torch.equal(a, b)):
+            raise Untraceable("a tensor made from the input outside of PyTorch's functions", owner)
 
 
 @contextlib.contextmanager
@@ -112,6 +124,7 @@ def _preserved(model: nn.Module) -> Iterator[None]:
     attributes = [
         {k: dict(v) if isinstance(v, dict) else v for k, v in module.__dict__.items()} for module in modules
     ]  # fmt: skip
+    modes = [module.training for module in modules]  # scripted modules keep theirs elsewhere
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     try:
@@ -128,6 +141,9 @@ def _preserved(model: nn.Module) -> Iterator[None]:
                     current[name].update(value)
                 else:
                     current[name] = value
+        for module, mode in zip(modules, modes, strict=True):
+            if module.training != mode:
+                module.training = mode
         with torch.no_grad():
             for buffer, content in buffers:
                 if not torch.equal(buffer, content):
@@ -145,7 +161,7 @@ class _Attempt:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = self.signature.bind(*args, **kwargs)
-        arguments = {name: _copied(value) for name, value in bound.arguments.items()}
+        arguments = {name: _map_tensors(_copied, value) for name, value in bound.arguments.items()}
         for name, parameter in self.signature.parameters.items():
             self._placeholder(name, parameter, arguments)
         bound.arguments.update(arguments)
@@ -155,8 +171,24 @@ class _Attempt:
             if type(m).__module__ in sys.modules and type(m).__module__.partition(".")[0] != "torch"
         }
         with watched_builtins(user_modules), self.recorder.watching():
+            before = [(dict(m.__dict__), *_state(m)) for m in self.model.modules()]
             result = self.model(*bound.args, **bound.kwargs)
             self.graph.output(self.recorder.lower(result))
+            self._check_state(before)
+
+    def _check_state(self, before: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]) -> None:
+        """What forward assigned to attributes of modules: tensors of the state cannot be left out, the rest is noted."""
+        opaque = tuple(self.recorder.boundaries)
+        for (path, module), (attributes, *state) in zip(self.model.named_modules(), before, strict=False):
+            if any(path == b or path.startswith(f"{b}.") for b in opaque):
+                continue
+            for old, new in zip(state, _state(module), strict=True):
+                if any(new.get(name) is not tensor for name, tensor in old.items()):
+                    raise Untraceable("forward replaces a parameter or buffer by another tensor", path)
+            for name, value in module.__dict__.items():
+                if name not in attributes or attributes[name] is not value and not _is_same(attributes[name], value):
+                    text = f"`{name}` that forward assigns to is not assigned by the graph ({path or 'model'})"
+                    self.recorder.specializations.setdefault((path, name), f"attribute {text}")
 
     def _placeholder(self, name: str, parameter: inspect.Parameter, arguments: dict[str, Any]) -> None:
         star = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
@@ -217,6 +249,15 @@ class _Attempt:
         )
 
 
+def _state(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters and buffers of one module (a scripted one holds them as something else than dicts)."""
+    return dict(module._parameters.items()), dict(module._buffers.items())
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    return type(old) is type(new) and isinstance(new, (bool, int, float, str)) and old == new
+
+
 def _tensor_names(model: nn.Module) -> dict[int, str]:
     """Dotted names of all tensors that the model holds as parameters, buffers or plain attributes."""
     names: dict[int, str] = {}
@@ -246,6 +287,7 @@ def _one_boundary(
     recorder = Recorder(model, {"": reason}, {})
     record = recorder.observed = BoundaryRecord("", reason)
     with recorder.watching():
-        model(*_copied(args), **_copied(kwargs))
+        args, kwargs = _map_tensors(_copied, (args, kwargs))
+        model(*args, **kwargs)
     graph = fx.Graph()
     return ModelGraph(model, graph, Signature.of(signature), [_boundary(model, record)], [], {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -219,22 +218,11 @@ class ModelGraph:
         """Whether nothing could be traced: the model keeps its own forward."""
         return any(b.name == "" for b in self.boundaries)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ModelGraph:
-        model = copy.deepcopy(self.model, memo)
-        graph = fx.Graph()
-        output = graph.graph_copy(self.fx_graph, val_map := {})
-        for old, new in val_map.items():
-            new.meta = dict(old.meta)
-        if output is not None:
-            graph.output(output)
-        clone = type(self)(
-            model, graph, self.signature, copy.deepcopy(self.boundaries, memo), list(self.specializations),
-            dict(self.constants),
-        )  # fmt: skip
-        clone.is_rewritten = self.is_rewritten
-        if self.is_rewritten:
-            clone.recompile()
-        return clone
+    def __reduce__(self) -> Any:
+        """Copies and pickles hold the model and the graph; operations and values are derived from them again."""
+        packed = rewrite.pack_graph(self.fx_graph, with_meta=True)
+        rest = (self.signature, self.boundaries, self.specializations, self.constants, self.is_rewritten)
+        return (_restore, (self.model, packed, *rest))
 
     # ------------------------------------------------------------------------------------------------ construction
 
@@ -341,6 +329,17 @@ class ModelGraph:
             candidate = f"{name}_{count}"
         self._used.add(candidate)
         return candidate
+
+
+def _restore(
+    model: nn.Module, packed: Any, signature: Any, boundaries: Any, notes: Any, constants: Any, is_rewritten: bool
+) -> ModelGraph:
+    graph = rewrite.unpack_graph(packed)
+    restored = ModelGraph(model, graph, signature, boundaries, notes, constants)
+    restored.is_rewritten = is_rewritten
+    if is_rewritten:
+        restored.recompile()
+    return restored
 
 
 def skip_identity(op: OpNode | None) -> OpNode | None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from aimet_torch.nn.modules.channelwise_clip import ChannelwiseClip
+
 # torch.nn class name -> operation type. Dimension suffixes (1d, 2d, 3d) are stripped before the lookup.
 _MODULES = {
     "Conv": "Conv", "ConvTranspose": "ConvTranspose", "Linear": "Gemm", "NonDynamicallyQuantizableLinear": "Gemm",
@@ -87,6 +89,8 @@ GRID_PRESERVING_OPS = frozenset(
 
 def op_type_of_module(module: nn.Module) -> str:
     """Operation type of a leaf module; its class name when ONNX has no such operation."""
+    if isinstance(module, ChannelwiseClip):
+        return "Clip"
     for cls in type(module).__mro__:
         if cls is not nn.Module and cls.__module__.startswith(("torch.nn.modules", "torch.ao.nn")):
             name = cls.__name__

@@ -133,8 +133,9 @@ def _methods() -> dict[str, Any]:
         table[f"__r{name}__"] = _binary(getattr(operator, name), reflected=True)
     for name in ("neg", "pos", "abs"):
         table[f"__{name}__"] = _unary(getattr(operator, name))
-    for name in ("floor", "ceil", "trunc"):
+    for name in ("floor", "ceil"):
         table[f"__{name}__"] = _unary(getattr(math, name))
+    table["__trunc__"] = _unary(int)
     table["__round__"] = _unary(round)
     for name in ("eq", "ne", "lt", "le", "gt", "ge"):
         table[f"__{name}__"] = _comparison(getattr(operator, name))

@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import inspect
 import os
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +31,7 @@ from aimet_torch.graph.decompositions import DECOMPOSITIONS
 from aimet_torch.graph.structure import is_namedtuple, leaves, rebuild
 from aimet_torch.graph.symbols import concrete, describe, is_symbol, symbol
 from aimet_torch.graph.values import Untraceable, Values, storage_key
+from aimet_torch.nn.modules.channelwise_clip import ChannelwiseClip
 
 _MODULE_CALL = nn.Module.__call__
 _LITERALS = (str, int, float, bool, complex, type(None), type(...), torch.dtype, torch.device, torch.layout,
@@ -48,7 +51,7 @@ def is_leaf_module(module: nn.Module) -> bool:
 
     A user's subclass of such a class is a leaf as long as it does not override ``forward``.
     """
-    if isinstance(module, torch.jit.ScriptModule):
+    if isinstance(module, (torch.jit.ScriptModule, ChannelwiseClip)):
         return True
     forward = getattr(_forward_of(module), "__module__", "")
     if "forward" in module.__dict__ or not forward.startswith(("torch.nn.modules.", "torch.ao.nn.")):
@@ -70,13 +73,16 @@ class Recorder(TorchFunctionMode):
         self.values = Values(self.graph)
         self.stack: list[str] = []
         self.paths = {id(module): name for name, module in model.named_modules()}
+        self.leaf_ids = {id(m) for m in model.modules() if m is not model and is_leaf_module(m)}
         self.linears = {id(m._parameters["weight"]): m for m in model.modules() if _forward_of(m) is nn.Linear.forward}
         self.constants: dict[str, Tensor] = {}
+        self.constant_owners: list[str] = []
         self.specializations: dict[tuple[Any, ...], str] = {}
         self.boundary_records: dict[str, BoundaryRecord] = {}
         self.observed: BoundaryRecord | None = None
         self.paused = False
         self.recording = False
+        self.autocast = _autocast_state()
         self.device_source: fx.Node | None = None
         self.device: torch.device | None = None
         self._symbol_nodes: dict[Any, fx.Node] = {}
@@ -102,10 +108,22 @@ class Recorder(TorchFunctionMode):
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return self.call_module(module, args, kwargs)
 
+        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            function = types.MethodType(original_apply, cls)
+            if not self.active:
+                return function(*args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                return self._compute(function, args, kwargs)
+
         # nn.TransformerEncoder compares a mask with the causal one to choose a kernel; any mask works without.
-        transformer = torch.nn.modules.transformer
+        transformer: Any = torch.nn.modules.transformer
         detect = transformer._detect_is_causal_mask
+        original_apply = torch.autograd.Function.__dict__["apply"].__func__
+        for module in self.model.modules():
+            if id(module) in self.leaf_ids and not isinstance(module, torch.jit.ScriptModule):
+                module.__dict__["forward"] = functools.partial(self._direct_forward, module)
         transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+        torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
         nn.Module.__call__ = call  # type: ignore[method-assign]
         self.recording = True
         try:
@@ -114,7 +132,14 @@ class Recorder(TorchFunctionMode):
         finally:
             self.recording = False
             nn.Module.__call__ = _MODULE_CALL  # type: ignore[method-assign]
+            torch.autograd.Function.apply = classmethod(original_apply)  # type: ignore[assignment]
             transformer._detect_is_causal_mask = detect
+
+    def _direct_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Stands for ``leaf.forward(...)``, called by user code or by the call of the leaf."""
+        if self.paused or self.observed is not None:
+            return type(module).forward(module, *args, **kwargs)
+        return self.call_module(module, args, kwargs)
 
     @contextlib.contextmanager
     def _pause(self) -> Iterator[None]:
@@ -137,18 +162,19 @@ class Recorder(TorchFunctionMode):
         if self.paused or path is None:
             return _MODULE_CALL(module, *args, **kwargs)
         if self.observed is not None:
-            if not is_leaf_module(module):
+            if id(module) not in self.leaf_ids:
                 return _MODULE_CALL(module, *args, **kwargs)
             with self._pause():
                 result = _MODULE_CALL(module, *args, **kwargs)
             self.observed.module_called(path, module, leaves((args, kwargs)), leaves(result))
             return result
-        if path in self.boundaries or is_leaf_module(module):
+        if path in self.boundaries or id(module) in self.leaf_ids:
             return self._record_module(module, path, args, kwargs)
         before = len(self.graph.nodes)
         self.stack.append(path)
         try:
-            result = _MODULE_CALL(module, *args, **kwargs)
+            # The model's own hooks run around the rewritten forward as well: they are no part of the graph.
+            result = _MODULE_CALL(module, *args, **kwargs) if path else module.forward(*args, **kwargs)
             inputs = leaves((args, kwargs))
         except Untraceable as error:
             if error.path is None:
@@ -160,16 +186,19 @@ class Recorder(TorchFunctionMode):
             self.stack.pop()
         if len(self.graph.nodes) == before and path and any(result is t for t in inputs):
             # Identity in eval mode, but perhaps not in training (stochastic depth): keep the call.
-            node = self.graph.call_module(path, *self.lower((args, kwargs)))
-            return self._bind(node, result, inputs, "")
+            with self._pause():
+                node = self.graph.call_module(path, *self.lower((args, kwargs)))
+                return self._bind(node, result, inputs, "")
         return result
 
     def _record_module(self, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        inputs = leaves((args, kwargs))
-        node_args, node_kwargs = self.lower((args, kwargs))
-        plain_args, plain_kwargs = rebuild((args, kwargs), concrete)
-        versions = [t._version for t in inputs]
-        if path in self.boundaries and not is_leaf_module(module):
+        self._check_context()
+        with self._pause():
+            inputs = leaves((args, kwargs))
+            node_args, node_kwargs = self.lower((args, kwargs))
+            plain_args, plain_kwargs = rebuild((args, kwargs), concrete)
+            versions = [t._version for t in inputs]
+        if path in self.boundaries and id(module) not in self.leaf_ids:
             record = self.boundary_records.setdefault(path, BoundaryRecord(path, self.boundaries[path]))
             self.observed = record
             try:
@@ -179,19 +208,21 @@ class Recorder(TorchFunctionMode):
         else:
             with self._pause():
                 result = _MODULE_CALL(module, *plain_args, **plain_kwargs)
-        node = self.graph.call_module(path, node_args, node_kwargs)
-        written = [t for t, v in zip(inputs, versions, strict=True) if t._version != v]
-        for tensor in written:
-            if result is not tensor:
+        with self._pause():
+            node = self.graph.call_module(path, node_args, node_kwargs)
+            written = [t for t, v in zip(inputs, versions, strict=True) if t._version != v]
+            if not written:
+                return self._bind(node, result, inputs, "")
+            if not any(result is tensor for tensor in written):
                 raise self.fail(f"module `{path}` writes into its input")
-            self._set_meta(node, None, "", [((), tensor)])
-            self.values.write(tensor, node)
-        return result if written else self._bind(node, result, inputs, "")
+            self._set_meta(node, None, "", [((), result)])
+            self.values.write(result, node)
+            return result
 
     # ------------------------------------------------------------------------------------------------ functions
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], classes: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if self.paused or not self.recording:
@@ -226,11 +257,12 @@ class Recorder(TorchFunctionMode):
         module = self.linears.get(id(weight))
         return module if module is not None and module.bias is bias else None
 
-    def call_function_class(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Stands for ``cls.apply`` of a ``torch.autograd.Function``: one operation, its backward is kept."""
-        return self._compute(cls.apply, args, kwargs)
+    def _check_context(self) -> None:
+        if _autocast_state() != self.autocast:
+            raise self.fail("a part runs under its own autocast")
 
     def _compute(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._check_context()
         inputs = leaves((args, kwargs))
         node_args, node_kwargs = self.lower((args, kwargs))
         plain_args, plain_kwargs = rebuild((args, kwargs), concrete)
@@ -248,6 +280,11 @@ class Recorder(TorchFunctionMode):
                 self._read_data(lambda *a, **k: result, args, kwargs, torch_functions.base_name(func))
             return result
         node_kwargs = self._free_device(func, node_kwargs)
+        if torch_functions.base_name(func) == "unbind" and not self.values.is_persistent(args[0]):
+            dim = concrete(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % args[0].dim()
+            with self._pause():
+                count = args[0].size(dim)
+            self.specialize(symbol(self, count, torch.Tensor.size, args[0], dim), count, "unbind()")
         node = self._call(func, node_args, node_kwargs)
         return self._bind(node, result, inputs, torch_functions.base_name(func), func)
 
@@ -310,7 +347,7 @@ class Recorder(TorchFunctionMode):
     def _read_data(self, func: Any, args: Any, kwargs: Any, name: str | None = None) -> Any:
         name = name or torch_functions.base_name(func)
         nodes = [n for n in leaves(self.lower((args, kwargs)), fx.Node)]
-        if any(n.meta.get("varies", True) for n in nodes):
+        if any(n.meta.get("varies", True) or n.meta.get("sized") for n in nodes):
             raise self.fail(f"`{name}` makes Python depend on the values of a tensor")
         self._note((name, _user_location()), f"`{name}` of a tensor that does not depend on the input is fixed")
         return func(*args, **kwargs)
@@ -372,8 +409,11 @@ class Recorder(TorchFunctionMode):
             if name is None:
                 name = f"_tensor_constant{len(self.constants)}"
                 self.constants[name] = tensor
+                self.constant_owners.append(self.owner)
+                self._note((name,), "a tensor that the tracer did not see being made is a constant of the graph")
             node = self.attribute(name)
-            node.meta["outputs"] = [((), tuple(tensor.shape), tensor.dtype)]
+            with self._pause():
+                node.meta["outputs"] = [((), tuple(tensor.shape), tensor.dtype)]
             node.meta["varies"] = isinstance(tensor, nn.Parameter)
             self.values.define(tensor, node, persistent=True)
         return node
@@ -394,6 +434,7 @@ class Recorder(TorchFunctionMode):
             else:
                 node = self.graph.call_function(value.function, args)
             node.meta["varies"] = False
+            node.meta["sized"] = True
             self._symbol_nodes[key] = node
         return node
 
@@ -446,8 +487,14 @@ class Recorder(TorchFunctionMode):
         node.meta["function"] = node.target if node.op == "call_function" else func
         node.meta["basename"] = name
         node.meta["outputs"] = [(path, tuple(t.shape), t.dtype) for path, t in outputs]
+        node.meta["sized"] = any(n.meta.get("sized") for n in node.all_input_nodes)
         node.meta["finite"] = [func is None or _is_finite(t) for _, t in outputs]
         node.meta["varies"] = node.op == "call_module" and bool(node.args or node.kwargs) or self._varies(node)
+
+
+def _autocast_state() -> tuple[Any, ...]:
+    kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    return tuple(torch.is_autocast_enabled(k) and torch.get_autocast_dtype(k) for k in kinds)
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -324,8 +324,8 @@ class InPlace(nn.Module):
         z[:, 0] = 0.5
         z[:, 1] += y[:, 2]
         flat = z.view(z.size(0), -1)
-        F.leaky_relu(flat, 0.1, inplace=True)
         z.clamp_(-2.0, 2.0)
+        F.leaky_relu(flat, 0.1, inplace=True)
         out = torch.zeros_like(z)
         out[:, 1:].copy_(z[:, 1:])
         return out + flat.sum(dim=1).view(-1, 1, 1, 1)
