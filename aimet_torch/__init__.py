@@ -24,8 +24,10 @@ _OBJECTS = {
     "QuantizationSimModel": "aimet_torch.quantsim",
     "__version__": "aimet_torch.common.version",
 }
-_MODULES = ("common", "encodings", "export", "graph", "nn", "onnx", "ops", "ptq", "quantization")
-_MODULES += ("quantsim", "report")
+_MODULES = (
+    *("common", "encodings", "export", "graph", "nn", "onnx", "ops", "ptq"),
+    *("quantization", "quantsim", "report"),
+)
 
 __all__ = ["QuantizationSimModel", "__version__", *_MODULES]  # noqa: PLE0604 - all are strings
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 __all__ = [
     "QTYPE_ALIASES",
@@ -223,18 +223,21 @@ class QuantDtypeBwInfo:
         return self.param_dtype, self.param_bw
 
 
+_Bits: TypeAlias = int  # inside qtype the names `int` and `float` are methods
+
+
 class qtype:  # noqa: N801 - AIMET's name
     """A number format: ``qtype.int(8)``, ``qtype.float(4, 3, finite=True)``, ``"int8"``, ..."""
 
     @staticmethod
-    def int(bits: int) -> Int:
+    def int(bits: _Bits) -> Int:
         """Integers of ``bits`` bits."""
         return Int(bits)
 
     @staticmethod
     def float(
-        exponent_bits: int,
-        mantissa_bits: int,
+        exponent_bits: _Bits,
+        mantissa_bits: _Bits,
         finite: bool = False,
         unsigned_zero: bool = False,
     ) -> Float:
@@ -252,7 +255,7 @@ class qtype:  # noqa: N801 - AIMET's name
             return QTYPE_ALIASES[name]
         match = re.fullmatch(r"int([1-9]\d*)", name)
         if match:
-            return Int(_to_int(match.group(1)))
+            return Int(_Bits(match.group(1)))
         raise ValueError(
             f"qtype.from_string: `name` must be 'int<bits>' or one of {', '.join(QTYPE_ALIASES)}, "
             f"got {name!r}; use qtype.float(exponent_bits, mantissa_bits) for other formats"
@@ -272,7 +275,7 @@ class qtype:  # noqa: N801 - AIMET's name
         raise TypeError(f"qtype: expected a qtype or a str, got {type(dtype).__name__}")
 
     @staticmethod
-    def from_legacy_repr(dtype: QuantizationDataType, bitwidth: int) -> qtype:
+    def from_legacy_repr(dtype: QuantizationDataType, bitwidth: _Bits) -> qtype:
         """Return the format for AIMET's pair (data type, bitwidth).
 
         Raises:
@@ -288,19 +291,16 @@ class qtype:  # noqa: N801 - AIMET's name
             )
         return QTYPE_ALIASES[names[bitwidth]]
 
-    def to_legacy_repr(self) -> tuple[QuantizationDataType, int]:
+    def to_legacy_repr(self) -> tuple[QuantizationDataType, _Bits]:
         """AIMET's pair (data type, bitwidth)."""
         raise NotImplementedError(f"{type(self).__name__}.to_legacy_repr is not defined")
-
-
-_to_int = int  # inside qtype the name `int` is a method
 
 
 @dataclass(frozen=True, repr=False)
 class Int(qtype):
     """Integers of ``bits`` bits."""
 
-    bits: int
+    bits: _Bits
 
     def __post_init__(self) -> None:
         if self.bits < 1:
@@ -309,7 +309,7 @@ class Int(qtype):
     def __repr__(self) -> str:
         return f"int{self.bits}"
 
-    def to_legacy_repr(self) -> tuple[QuantizationDataType, int]:
+    def to_legacy_repr(self) -> tuple[QuantizationDataType, _Bits]:
         """AIMET's pair (data type, bitwidth)."""
         return QuantizationDataType.int, self.bits
 
@@ -318,8 +318,8 @@ class Int(qtype):
 class Float(qtype):
     """Floating-point numbers with one sign bit, ``exponent_bits`` and ``mantissa_bits``."""
 
-    exponent_bits: int
-    mantissa_bits: int
+    exponent_bits: _Bits
+    mantissa_bits: _Bits
     finite: bool = False
     unsigned_zero: bool = False
 
@@ -331,7 +331,7 @@ class Float(qtype):
                 )
 
     @property
-    def bits(self) -> int:
+    def bits(self) -> _Bits:
         """Size of one number."""
         return 1 + self.exponent_bits + self.mantissa_bits
 
@@ -342,7 +342,7 @@ class Float(qtype):
         suffix = "fn" * self.finite + "uz" * self.unsigned_zero
         return f"float{self.bits}e{self.exponent_bits}m{self.mantissa_bits}{suffix}"
 
-    def to_legacy_repr(self) -> tuple[QuantizationDataType, int]:
+    def to_legacy_repr(self) -> tuple[QuantizationDataType, _Bits]:
         """AIMET's pair (data type, bitwidth)."""
         return QuantizationDataType.float, self.bits
 

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +41,11 @@ class BaseQuantizationMixin:
         folded_param_encodings: encodings of parameters that `fold_param_quantizers` replaced.
     """
 
-    input_quantizers: nn.ModuleList
-    output_quantizers: nn.ModuleList
-    param_quantizers: nn.ModuleDict
+    # nn.ModuleList, nn.ModuleList and nn.ModuleDict whose values are QuantizerBase or None.
+    input_quantizers: Any
+    output_quantizers: Any
+    param_quantizers: Any
+    bias: Any
     inputs_per_call: int
     outputs_per_call: int
     folded_param_encodings: dict[str, EncodingBase]
@@ -117,8 +119,8 @@ class BaseQuantizationMixin:
         parameters = self._quantized_parameters()
         if parameters is None:
             output = self._parent_forward(*args, **kwargs)
-        elif type(self)._kernel is not None:
-            output = type(self)._kernel(self, parameters, *args, **kwargs)
+        elif (kernel := type(self)._kernel) is not None:
+            output = kernel(self, parameters, *args, **kwargs)
         else:
             output = run_shadowed(self, type(self)._parent_forward, parameters, args, kwargs)
         quantizers = modules["output_quantizers"]._modules
@@ -220,7 +222,7 @@ class BaseQuantizationMixin:
     def _activation_quantizers(self) -> Iterator[QuantizerBase]:
         for quantizer in itertools.chain(self.input_quantizers, self.output_quantizers):
             if quantizer is not None:
-                yield quantizer  # type: ignore[misc]
+                yield quantizer
 
     @torch.no_grad()
     def fold_param_quantizers(self) -> None:
@@ -242,7 +244,7 @@ class BaseQuantizationMixin:
                 self.folded_param_encodings[name] = encoding.map_tensors(torch.Tensor.detach)
             folded = apply_quantizer(quantizer, parameter).detach().clone()
             setattr(self, name, nn.Parameter(folded, requires_grad=parameter.requires_grad))
-            self.param_quantizers[name] = None  # type: ignore[assignment]
+            self.param_quantizers[name] = None
 
     # -- encodings ------------------------------------------------------------------------------
 
@@ -320,7 +322,7 @@ def share_state(source: nn.Module, target: nn.Module) -> None:
         target.__dict__["_flat_weights"] = list(source._flat_weights)
 
 
-def _is_signed_symmetric(quantizer: QuantizerBase) -> bool:
+def _is_signed_symmetric(quantizer: QuantizerBase) -> TypeGuard[AffineQuantizerBase]:
     return (
         isinstance(quantizer, AffineQuantizerBase)
         and not isinstance(quantizer, GroupedBlockQuantizeDequantize)

@@ -97,7 +97,7 @@ class QuantizedMultiheadAttention(QuantizationMixin, nn.MultiheadAttention):
         """Return the module without quantization, its output projection included."""
         module = super().get_original_module()
         projection: Any = self.out_proj
-        module.out_proj = projection.get_original_module()  # type: ignore[assignment]
+        module.out_proj = projection.get_original_module()
         return module
 
 

@@ -13,9 +13,14 @@ from torch import Tensor, nn
 
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, StatisticsNotFoundError
 
-__all__ = ["EncodingBase", "QuantizerBase", "plain_tensor"]
+__all__ = ["EncodingBase", "QuantizerBase", "is_tracing", "plain_tensor"]
 
 Self = TypeVar("Self", bound="EncodingBase")
+
+
+def is_tracing() -> bool:
+    """Whether torch.jit.trace records what happens."""
+    return bool(torch.jit._trace.is_tracing())
 
 
 def plain_tensor(tensor: Tensor) -> Tensor:
@@ -78,6 +83,10 @@ class EncodingBase:
                 f"got {result.scale.dtype}"
             )
         return result
+
+    def rescale(self: Self, factor: float) -> Self:
+        """Return the encoding of values that are ``factor`` (positive) times as large."""
+        raise NotImplementedError(f"{type(self).__name__}.rescale is not defined")
 
     def quantize(self, input: Tensor) -> Tensor:
         """Map real numbers to the format."""

@@ -93,7 +93,7 @@ class QuantizedTensorBase(Tensor):
         """Return the integers of the grid, in a floating-point dtype. Idempotent."""
         raise NotImplementedError(f"{type(self).__name__}.quantize is not defined")
 
-    def dequantize(self) -> DequantizedTensor:  # type: ignore[override]
+    def dequantize(self) -> DequantizedTensor:
         """Return the real numbers. Idempotent."""
         raise NotImplementedError(f"{type(self).__name__}.dequantize is not defined")
 
@@ -180,7 +180,7 @@ class QuantizedTensor(QuantizedTensorBase):
         self._require_encoding()
         return self
 
-    def dequantize(self) -> DequantizedTensor:  # type: ignore[override]
+    def dequantize(self) -> DequantizedTensor:
         """Return the real numbers that the integers stand for."""
         encoding = self._require_encoding()
         return DequantizedTensor.attach(encoding.dequantize(plain_tensor(self)), encoding)
@@ -194,7 +194,7 @@ class DequantizedTensor(QuantizedTensorBase):
         encoding = self._require_encoding()
         return QuantizedTensor.attach(encoding.quantize(plain_tensor(self)), encoding)
 
-    def dequantize(self) -> DequantizedTensor:  # type: ignore[override]
+    def dequantize(self) -> DequantizedTensor:
         """Return ``self``."""
         self._require_encoding()
         return self

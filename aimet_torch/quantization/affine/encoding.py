@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from aimet_torch.quantization.base import EncodingBase, plain_tensor
 from aimet_torch.quantization.grid import bind_grid_arguments, bitwidth_of, grid_limits
 
 __all__ = ["AffineEncoding", "GroupedBlockEncoding"]
+
+Self = TypeVar("Self", bound="AffineEncoding")
 
 _INTEGER_DTYPES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
@@ -123,7 +125,7 @@ class AffineEncoding(EncodingBase):
             zero_point_shift=self.zero_point_shift,
         )
 
-    def rescale(self, factor: float) -> AffineEncoding:
+    def rescale(self: Self, factor: float) -> Self:
         """Return the encoding of values that are ``factor`` (positive) times as large."""
         return self.map_tensors(lambda value: value * factor if value is self.scale else value)
 
@@ -249,7 +251,7 @@ class GroupedBlockEncoding(AffineEncoding):
         self.decompressed_bw = decompressed_bw
         self.per_channel_scale = per_channel_scale
 
-    def rescale(self, factor: float) -> GroupedBlockEncoding:
+    def rescale(self: Self, factor: float) -> Self:
         """Return the encoding of values that are ``factor`` (positive) times as large."""
         return self.map_tensors(lambda value: value if value is self.offset else value * factor)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aimet_torch import ops
 from aimet_torch.quantization.affine.encoding import AffineEncoding
 from aimet_torch.quantization.affine.functional import shifted_quantize_dequantize
-from aimet_torch.quantization.base import QuantizerBase, plain_tensor
+from aimet_torch.quantization.base import QuantizerBase, is_tracing, plain_tensor
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, MinMaxEncodingAnalyzer
 from aimet_torch.quantization.grid import (
     bind_grid_arguments,
@@ -310,7 +310,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 def _carries_encoding() -> bool:
     """Whether results may be tensor subclasses: not while a graph is captured."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return not (torch.compiler.is_compiling() or is_tracing())
 
 
 class QuantizeDequantize(AffineQuantizerBase):

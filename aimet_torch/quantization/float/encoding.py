@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from aimet_torch.quantization.base import EncodingBase, plain_tensor
 from aimet_torch.quantization.float.format import largest, round_to_format
 
 __all__ = ["FloatEncoding"]
+
+Self = TypeVar("Self", bound="FloatEncoding")
 
 
 class FloatEncoding(EncodingBase):
@@ -93,7 +95,7 @@ class FloatEncoding(EncodingBase):
         input = plain_tensor(input)
         return (input * self._scale_of(input)).to(input.dtype)
 
-    def rescale(self, factor: float) -> FloatEncoding:
+    def rescale(self: Self, factor: float) -> Self:
         """Return the encoding of values that are ``factor`` (positive) times as large."""
         return self.map_tensors(lambda scale: scale * factor)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from aimet_torch.common.defs import Float
+from aimet_torch.quantization.base import is_tracing
 
 __all__ = ["format_of_dtype", "largest", "round_to_format", "torch_dtype"]
 
@@ -80,7 +81,7 @@ def round_to_format(input: Tensor, format: Float) -> Tensor:
         else:
             rounded = _round_mantissa(clamped, format)
     # A traced graph must not depend on whether gradients were on.
-    if not clamped.requires_grad and not torch.jit.is_tracing():
+    if not clamped.requires_grad and not is_tracing():
         return rounded
     # Casting back and forth inside the graph would round the gradient to the small format too.
     return rounded + (clamped - clamped.detach())
