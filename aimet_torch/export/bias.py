@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
-from aimet_torch.encodings.tensor_encoding import TensorEncoding
+from aimet_torch import ops
 from aimet_torch.export.encoded_graph import EncodedGraph
+from aimet_torch.nn.bias_grid import accumulator_scale
 
-# Operators that add input 2, a bias, to products of input 0 and input 1; the axis of input 1 that the bias runs along.
+# Operators that add input 2, a bias, to products of input 0 and input 1; the axis of input 1 along the bias.
 _CHANNEL_AXIS = {
     "Conv": 0,
     "ConvTranspose": 1,
@@ -47,7 +49,7 @@ def integer_biases(graph: EncodedGraph) -> list[IntegerBias]:
         _raise_scale_of_zeros(graph, node, values)
     result = []
     for node, values in found:
-        scale = _scale(graph, node, values.size)
+        scale = _scale(graph, node)
         result.append(IntegerBias(node, _to_int32(values, scale, node), scale))
     return result
 
@@ -94,31 +96,26 @@ def _groups(node: ir.Node) -> int:
     return node.attributes["group"].as_int() if is_grouped else 1
 
 
-def _scale(graph: EncodedGraph, node: ir.Node, channel_count: int) -> np.ndarray:
+def _scale(graph: EncodedGraph, node: ir.Node) -> np.ndarray:
     source, weight = graph.encodings[node.inputs[0]], graph.encodings[node.inputs[1]]
-    return _per_channel(weight.scale, weight, node, channel_count) * source.scale.reshape(-1)[0]
-
-
-def _per_channel(
-    scale: np.ndarray, weight: TensorEncoding, node: ir.Node, channel_count: int
-) -> np.ndarray:
-    """Weight scales, of shape () or (channels,): the largest one where a channel has several blocks."""
-    if weight.is_per_tensor:
-        return scale.reshape(-1)[0]
-    axis = _channel_axis(node) % scale.ndim
-    others = tuple(i for i in range(scale.ndim) if i != axis)
-    per_channel = np.tile(scale.max(axis=others), _groups(node))
-    return np.broadcast_to(per_channel, (channel_count,)) if per_channel.size == 1 else per_channel
+    scale = accumulator_scale(
+        torch.tensor(source.scale), torch.tensor(weight.scale), _channel_axis(node), _groups(node)
+    )
+    return scale.numpy()
 
 
 def _to_int32(values: np.ndarray, scale: np.ndarray, node: ir.Node) -> np.ndarray:
-    # In double: float32 has not enough digits for integers near 2^31.
-    integers = np.rint(values.astype(np.float64) / scale)
+    # The simulation's own operator: a bias near the middle of two steps must go the same way.
+    step = torch.tensor(scale)
+    quantized = ops.quantize(
+        torch.tensor(values), step, torch.zeros_like(step), -_INT32_MAX - 1, _INT32_MAX
+    )
+    integers = quantized.double().numpy()
     if np.abs(integers).max(initial=0) > _INT32_MAX:
         warnings.warn(
-            f"onnx_qdq.export: bias `{node.inputs[2].name}` of {node.op_type} does not fit int32 at the scale of its input "
-            "times its weight and is clamped; its channel's weights are tiny: equalize the model first "
-            "(`equalize_model`), or pass `export_int32_bias=False`",
+            f"onnx_qdq.export: bias `{node.inputs[2].name}` of {node.op_type} does not fit int32 at "
+            "the scale of its input times its weight and is clamped; its channel's weights are tiny: "
+            "equalize the model first (`equalize_model`), or pass `export_int32_bias=False`",
             stacklevel=2,
         )
     return np.clip(integers, -_INT32_MAX - 1, _INT32_MAX).astype(np.int32)
@@ -127,7 +124,7 @@ def _to_int32(values: np.ndarray, scale: np.ndarray, node: ir.Node) -> np.ndarra
 def _raise_scale_of_zeros(graph: EncodedGraph, node: ir.Node, values: np.ndarray) -> None:
     weight = node.inputs[1]
     encoding = graph.encodings[weight]
-    scale = _scale(graph, node, values.size)
+    scale = _scale(graph, node)
     too_large = np.abs(values.astype(np.float64)) > scale.astype(np.float64) * _INT32_MAX
     if not too_large.any() or weight.const_value is None or encoding.block_size is not None:
         return

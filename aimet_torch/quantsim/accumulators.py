@@ -165,14 +165,18 @@ def _input_quantizer(op: OpNode) -> tuple[BaseQuantizationMixin, str, int] | Non
         reader, value = producer, producer.inputs[0]
 
 
-def _quantizer_at(op: OpNode, kind: str, position: int) -> tuple[BaseQuantizationMixin, str, int] | None:
+def _quantizer_at(
+    op: OpNode, kind: str, position: int
+) -> tuple[BaseQuantizationMixin, str, int] | None:
     module = op.module
     if not isinstance(module, BaseQuantizationMixin):
         return None
     per_call = module.inputs_per_call if kind == "input_quantizers" else module.outputs_per_call
     index = op.call_index * per_call + position
     quantizers = getattr(module, kind)
-    return (module, kind, index) if index < len(quantizers) and quantizers[index] is not None else None
+    return (
+        (module, kind, index) if index < len(quantizers) and quantizers[index] is not None else None
+    )
 
 
 def _output_quantizer(op: OpNode) -> nn.Module | None:

@@ -18,6 +18,7 @@ from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantization.encoding_analyzer import PercentileEncodingAnalyzer
 from aimet_torch.quantsim import encodings_io
+from aimet_torch.quantsim.accumulators import attach_bias_grids, fit_weight_steps
 from aimet_torch.quantsim.calibration import (
     NOT_SPECIFIED,
     calibrating,
@@ -109,6 +110,7 @@ class QuantizationSimModel(ExportMethods):
             self._realization = realize(
                 self.model, self.graph, self.plan, self.settings, self.config, self._run_example
             )
+        attach_bias_grids(self.graph)
         self.excluded_layers: list[str] = []
 
     @property
@@ -132,7 +134,9 @@ class QuantizationSimModel(ExportMethods):
     ) -> None:
         """Calibrate every quantizer on representative data.
 
-        Parameters are calibrated on their values. Activations are observed, unquantized, while the data runs
+        Parameters are calibrated on their values (steps of weights then move by at most 1e-4 of themselves, so that
+        no accumulator falls on a rounding boundary and the exported model computes the very same numbers; see
+        `aimet_torch.quantsim.accumulators`). Activations are observed, unquantized, while the data runs
         through the model in evaluation mode without gradients; 500 to 1,000 samples usually do.
 
         Args:
@@ -155,6 +159,7 @@ class QuantizationSimModel(ExportMethods):
                 )
         for quantizer, low, high in self._realization.limits:
             _apply_limits(quantizer, low, high)
+        fit_weight_steps(self.graph)
         self._warn_of_uncalibrated()
 
     def _activation_quantizers(self) -> list[QuantizerBase]:
