@@ -38,6 +38,10 @@ int launch_min_max(core::ElementType type, const core::MinMaxArguments& argument
 int launch_combine_min_max(bool is_double, const void* partial_min, const void* partial_max, const core::Reduction& reduction,
                            void* low, void* high, void* stream);
 
+// Adds the finite values to `histogram` (channels, bin_count); bins: core/histogram.h.
+int launch_histogram(core::ElementType type, const core::HistogramArguments& arguments, std::int64_t* histogram,
+                     void* stream);
+
 // What a code returned by the functions above means.
 const char* error_text(int code);
 

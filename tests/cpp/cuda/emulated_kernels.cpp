@@ -1,4 +1,5 @@
 // The CUDA sources as C++, against emulation/cuda_runtime.h.
 #include "aimet/cuda/affine.cu"
 #include "aimet/cuda/affine_backward.cu"
+#include "aimet/cuda/histogram.cu"
 #include "aimet/cuda/min_max.cu"

@@ -1,6 +1,7 @@
 // Stands in for CUDA's header of this name, so that the kernels of csrc/aimet/cuda run on the CPU: every thread of a
-// warp is a fiber, and a shuffle waits until all 32 have reached it. A warp in which some threads shuffle while others
-// have returned aborts (a GPU would hang or compute nonsense). Blocks run one after the other.
+// block is a fiber; a shuffle waits until all 32 of a warp have reached it, a barrier until all of the block have. When
+// some threads return or wait elsewhere instead, the program aborts (a GPU would hang or compute nonsense). Blocks run
+// one after the other.
 //
 // Tests indexing, order of summation, masks and bounds; not speed, and not the GPU's own arithmetic.
 #pragma once
@@ -14,6 +15,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __shared__ static  // blocks take turns; each finds what the last one left behind, as on a GPU
 
 struct dim3 {
   unsigned x = 1;
@@ -45,7 +47,9 @@ inline constexpr unsigned kMaxBlocks = 2;
 void run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& kernel);
 
 // Hands `bits` in and returns those of lane `source` once all lanes of the warp have done so.
-std::uint64_t exchange(std::uint64_t bits, unsigned source);
+std::uint64_t exchange(std::uint64_t bits, unsigned source_lane);
+
+void wait_at_barrier();
 
 }  // namespace cuda_emulation
 
@@ -73,6 +77,15 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta, unsigned width = cuda
   bits = cuda_emulation::exchange(bits, source);
   std::memcpy(&value, &bits, sizeof(T));
   return value;
+}
+
+inline void __syncthreads() { cuda_emulation::wait_at_barrier(); }
+
+template <typename T>
+T atomicAdd(T* target, T value) {
+  const T before = *target;
+  *target += value;
+  return before;
 }
 
 inline float __int_as_float(int bits) {

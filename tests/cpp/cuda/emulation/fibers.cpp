@@ -1,4 +1,4 @@
-// One warp at a time, its threads as fibers (ucontext).
+// One block at a time, its threads as fibers (ucontext).
 #include <ucontext.h>
 
 #include <algorithm>
@@ -18,30 +18,30 @@ namespace cuda_emulation {
 namespace {
 
 constexpr std::size_t kStackBytes = 64 * 1024;
+constexpr unsigned kMaxThreads = 1024;
 
-enum class State { kRunning, kWaiting, kDone };
+enum class State { kRunning, kShuffling, kAtBarrier, kDone };
 
 struct Fiber {
   ucontext_t context;
-  std::unique_ptr<char[]> stack = std::make_unique<char[]>(kStackBytes);
+  std::unique_ptr<char[]> stack;
   State state = State::kDone;
   unsigned shuffles = 0;
+  // Two: a lane may hand in its next value before another has read the last one.
+  std::array<std::uint64_t, 2> handed_in{};
 };
 
 ucontext_t scheduler;
-std::array<Fiber, kLaneCount> fibers;
-// Two sets: a lane may hand in its next value before another has read the last one.
-std::array<std::array<std::uint64_t, kLaneCount>, 2> handed_in;
+std::array<Fiber, kMaxThreads> fibers;
 const std::function<void()>* running_kernel = nullptr;
-
-unsigned lane() { return threadIdx.x % kLaneCount; }
 
 void fiber_main() {
   (*running_kernel)();
-  fibers[lane()].state = State::kDone;
+  fibers[threadIdx.x].state = State::kDone;
 }
 
 void prepare(Fiber& fiber) {
+  if (fiber.stack == nullptr) fiber.stack = std::make_unique<char[]>(kStackBytes);
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.get();
   fiber.context.uc_stack.ss_size = kStackBytes;
@@ -51,39 +51,68 @@ void prepare(Fiber& fiber) {
   fiber.shuffles = 0;
 }
 
-void run_warp(unsigned first_thread) {
-  for (Fiber& fiber : fibers) prepare(fiber);
-  for (unsigned done = 0; done < kLaneCount;) {
-    done = 0;
-    unsigned waiting = 0;
-    for (unsigned i = 0; i < kLaneCount; ++i) {
-      if (fibers[i].state == State::kDone) {
-        ++done;
-        continue;
-      }
-      threadIdx = dim3(first_thread + i);
-      swapcontext(&scheduler, &fibers[i].context);
-      done += fibers[i].state == State::kDone ? 1 : 0;
-      waiting += fibers[i].state == State::kWaiting ? 1 : 0;
-    }
-    if (waiting != 0 && done != 0) {
-      std::fprintf(stderr, "CUDA emulation: %u threads of a warp shuffle, %u have returned\n", waiting, done);
-      std::abort();
-    }
+void resume(unsigned thread) {
+  threadIdx = dim3(thread);
+  swapcontext(&scheduler, &fibers[thread].context);
+}
+
+// Returns to the scheduler until it sets the state back to kRunning and resumes.
+void wait_as(State state) {
+  Fiber& fiber = fibers[threadIdx.x];
+  fiber.state = state;
+  swapcontext(&fiber.context, &scheduler);
+}
+
+unsigned count_in(unsigned first, unsigned size, State state) {
+  unsigned count = 0;
+  for (unsigned i = first; i < first + size; ++i) count += fibers[i].state == state ? 1 : 0;
+  return count;
+}
+
+void release(unsigned first, unsigned size, State waiting) {
+  for (unsigned i = first; i < first + size; ++i) {
+    if (fibers[i].state == waiting) fibers[i].state = State::kRunning;
   }
+}
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "CUDA emulation: %s is not reached by every thread\n", what);
+  std::abort();
+}
+
+// Runs a warp until all of its threads have returned or wait at a barrier of the block.
+void run_warp(unsigned first) {
+  while (count_in(first, kLaneCount, State::kRunning) != 0) {
+    for (unsigned i = first; i < first + kLaneCount; ++i) {
+      if (fibers[i].state == State::kRunning) resume(i);
+    }
+    const unsigned shuffling = count_in(first, kLaneCount, State::kShuffling);
+    if (shuffling != 0 && shuffling != kLaneCount) fail("a shuffle");
+    release(first, kLaneCount, State::kShuffling);
+  }
+}
+
+void run_block() {
+  for (unsigned i = 0; i < blockDim.x; ++i) prepare(fibers[i]);
+  do {
+    for (unsigned first = 0; first < blockDim.x; first += kLaneCount) run_warp(first);
+    const unsigned waiting = count_in(0, blockDim.x, State::kAtBarrier);
+    if (waiting != 0 && waiting != blockDim.x) fail("a barrier");
+    release(0, blockDim.x, State::kAtBarrier);
+  } while (count_in(0, blockDim.x, State::kRunning) != 0);
 }
 
 }  // namespace
 
-std::uint64_t exchange(std::uint64_t bits, unsigned source) {
-  Fiber& fiber = fibers[lane()];
-  std::array<std::uint64_t, kLaneCount>& values = handed_in[fiber.shuffles++ % 2];
-  values[lane()] = bits;
-  fiber.state = State::kWaiting;
-  swapcontext(&fiber.context, &scheduler);
-  fiber.state = State::kRunning;
-  return values[source];
+std::uint64_t exchange(std::uint64_t bits, unsigned source_lane) {
+  const unsigned thread = threadIdx.x;
+  const unsigned set = fibers[thread].shuffles++ % 2;
+  fibers[thread].handed_in[set] = bits;
+  wait_as(State::kShuffling);
+  return fibers[thread - thread % kLaneCount + source_lane].handed_in[set];
 }
+
+void wait_at_barrier() { wait_as(State::kAtBarrier); }
 
 void run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
   running_kernel = &kernel;
@@ -91,7 +120,7 @@ void run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& ker
   gridDim = dim3(std::min(config.gridDim.x, kMaxBlocks));
   for (unsigned block = 0; block < gridDim.x; ++block) {
     blockIdx = dim3(block);
-    for (unsigned thread = 0; thread < blockDim.x; thread += kLaneCount) run_warp(thread);
+    run_block();
   }
   running_kernel = nullptr;
 }
