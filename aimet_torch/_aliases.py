@@ -34,7 +34,7 @@ ALIASES = {
     "aimet_torch.adaround": "aimet_torch.ptq.adaround",
     "aimet_torch.adaround.adaround_weight": "aimet_torch.ptq.adaround",
     "aimet_torch.auto_quant": "aimet_torch.ptq.auto_quant",
-    "aimet_torch.batch_norm_fold": "aimet_torch.ptq.batch_norm_fold",
+    "aimet_torch.batch_norm_fold": "aimet_torch.ptq.batch_norm_folding",
     "aimet_torch.bias_correction": "aimet_torch.ptq.bias_correction",
     "aimet_torch.cross_layer_equalization": "aimet_torch.ptq.cross_layer_equalization",
     "aimet_torch.seq_mse": "aimet_torch.ptq.seq_mse",

@@ -1,0 +1,183 @@
+"""Algorithms on weights: typed functions over the operators of ``csrc/aimet/algorithms``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "absorb_high_bias",
+    "equalize_cross_layers_",
+    "fold_batch_norm",
+    "merge_batch_norm_statistics",
+]
+
+
+def merge_batch_norm_statistics(
+    running_mean: Tensor,
+    running_var: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """What batch normalization does in evaluation mode: ``x * scale + shift`` for each channel.
+
+    Args:
+        running_mean: (C,).
+        running_var: (C,).
+        bn_weight: gamma, (C,); None: 1.
+        bn_bias: beta, (C,); None: 0.
+        eps: Not negative.
+
+    Returns:
+        ``scale = gamma / sqrt(running_var + eps)`` and ``shift = beta - running_mean * scale``,
+        computed in float64, in the dtype of ``running_var``. Differentiable.
+
+    Raises:
+        TypeError: An argument is not floating-point.
+        ValueError: Shapes differ, or ``eps`` is negative.
+    """
+    return torch.ops.aimet.merge_batch_norm_statistics(
+        running_mean, running_var, bn_weight, bn_bias, eps
+    )
+
+
+def fold_batch_norm(
+    weight: Tensor,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    eps: float,
+    *,
+    groups: int = 1,
+    transposed: bool = False,
+    fold_into_next: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer that also does the work of the batch normalization beside it.
+
+    Args:
+        weight: Of a Conv1d/2d/3d, ConvTranspose1d/2d/3d or Linear, as torch.nn stores it.
+        bias: (out,); None: 0.
+        running_mean: (C,): outputs of the layer, or inputs with ``fold_into_next``.
+        running_var: (C,).
+        bn_weight: gamma, (C,); None: 1.
+        bn_bias: beta, (C,); None: 0.
+        eps: Not negative.
+        groups: Of the convolution.
+        transposed: ``weight`` belongs to a transposed convolution.
+        fold_into_next: The batch normalization comes before the layer, not behind it. Exact only
+            where every kernel element reads a real input, so not with zero padding.
+
+    Returns:
+        ``(weight, bias)``, computed in float64, in the dtype of ``weight``. Differentiable.
+
+    Raises:
+        TypeError: An argument is not floating-point.
+        ValueError: Shapes or ``groups`` do not fit, or ``eps`` is negative.
+        NotImplementedError: ``fold_into_next`` with ``transposed``, which has no exact form.
+
+    Source: Jacob et al. 2018 (arXiv 1712.05877), section 3.2.
+    """
+    return torch.ops.aimet.fold_batch_norm(
+        weight, bias, running_mean, running_var, bn_weight, bn_bias, eps, groups, transposed,
+        fold_into_next,
+    )  # fmt: skip
+
+
+def equalize_cross_layers_(
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    groups: Sequence[int],
+    transposed: Sequence[bool],
+    chains: Sequence[Sequence[int]],
+    *,
+    max_sweeps: int = 50,
+    tolerance: float = 1e-3,
+    max_scale: float = 1024.0,
+) -> tuple[list[list[Tensor]], int]:
+    """Equalize the channel ranges of the weights of a whole network, in place.
+
+    A chain is a run of layers with nothing between them but activations ``f`` with
+    ``f(x / s) = f(x) / s``; all but its first and last layer are depthwise. The outputs of each
+    layer of a chain are divided, and the inputs of the next multiplied, by a scale per channel,
+    such that the largest weights of a channel become equal in all layers of the chain.
+
+    Args:
+        weights: One a layer, as torch.nn stores it, any floating-point dtype.
+        biases: One a layer, or None.
+        groups: One a layer.
+        transposed: Whether the layer is a transposed convolution.
+        chains: Indices into ``weights``, two or more a chain. A Linear may be fed a flattened
+            tensor with several positions per channel.
+        max_sweeps: Stop after this many sweeps over all chains; one is what AIMET does.
+        tolerance: Stop after a sweep that changed no scale by more than this factor minus one.
+        max_scale: Scales stay within ``[1 / max_scale, max_scale]``.
+
+    Returns:
+        For each chain the scales (float64, (C,)) behind all of its layers but the last, and the
+        number of sweeps. Channels with a range of zero, NaN or infinity keep the scale 1.
+
+    Raises:
+        TypeError: A weight is not floating-point.
+        ValueError: A chain is impossible (message says which and why); nothing was changed.
+
+    Source: Nagel et al. 2019 (arXiv 1906.04721), section 4.1.
+    """
+    scales, sweep_count = torch.ops.aimet.equalize_cross_layers_(
+        list(weights),
+        [weights[i].new_empty(0) if bias is None else bias for i, bias in enumerate(biases)],
+        list(groups),
+        list(transposed),
+        [layer for chain in chains for layer in chain],
+        [len(chain) for chain in chains],
+        max_sweeps,
+        tolerance,
+        max_scale,
+    )
+    remaining = iter(scales)
+    return [[next(remaining) for _ in chain[1:]] for chain in chains], sweep_count
+
+
+def absorb_high_bias(
+    bias: Tensor,
+    bn_weight: Tensor,
+    bn_bias: Tensor,
+    upper_limit: Tensor | None,
+    next_weight: Tensor,
+    next_bias: Tensor,
+    *,
+    groups: int = 1,
+    transposed: bool = False,
+    rectified: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Move what a channel nearly always carries into the bias of the next layer.
+
+    Args:
+        bias: (C,), of the first layer.
+        bn_weight: gamma of the batch normalization folded into it, divided by its scale, (C,).
+        bn_bias: beta of it, divided by the scale, (C,).
+        upper_limit: Of the activation, (C,); None: it has none.
+        next_weight: Of the layer behind the activation, as torch.nn stores it.
+        next_bias: (out,).
+        groups: Of the next layer.
+        transposed: The next layer is a transposed convolution.
+        rectified: The activation has a lower limit; otherwise there is none, and c = beta.
+
+    Returns:
+        ``(bias - c, next_bias + sum of next_weight * c, c)`` with
+        ``c = clamp(beta - 3 |gamma|, 0, upper_limit)``.
+
+    Raises:
+        TypeError: An argument is not floating-point.
+        ValueError: Shapes do not fit.
+        NotImplementedError: A transposed convolution with a kernel of more than one element.
+
+    Source: Nagel et al. 2019 (arXiv 1906.04721), section 4.1.3.
+    """
+    return torch.ops.aimet.absorb_high_bias(
+        bias, bn_weight, bn_bias, upper_limit, next_weight, next_bias, groups, transposed, rectified
+    )

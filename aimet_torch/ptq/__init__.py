@@ -1,0 +1,18 @@
+"""Post-training techniques: what repairs the accuracy of a quantized model without training."""
+
+from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms, fold_given_batch_norms
+from aimet_torch.ptq.cross_layer_equalization import (
+    CrossLayerScaling,
+    HighBiasFold,
+    equalize_bn_folded_model,
+    equalize_model,
+)
+
+__all__ = [
+    "CrossLayerScaling",
+    "HighBiasFold",
+    "equalize_bn_folded_model",
+    "equalize_model",
+    "fold_all_batch_norms",
+    "fold_given_batch_norms",
+]
