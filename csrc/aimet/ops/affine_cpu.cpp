@@ -111,18 +111,9 @@ at::Tensor sum_partials(const at::Tensor& partials, const cpu::Reduction& reduct
   at::Tensor sums = at::empty({channels}, partials.options());
   const double* source = partials.const_data_ptr<double>();
   double* target = sums.mutable_data_ptr<double>();
-  const std::int64_t groups = reduction.groups();
-  const std::int64_t per_group = reduction.partials_per_group();
-  at::parallel_for(0, channels, ops::task_grain(groups * per_group), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t c = begin; c < end; ++c) {
-      double lanes[core::kPartialLanes] = {};
-      std::int64_t n = 0;
-      for (std::int64_t group = 0; group < groups; ++group) {
-        const double* values = source + (group * channels + c) * per_group;
-        for (std::int64_t i = 0; i < per_group; ++i) lanes[n++ % core::kPartialLanes] += values[i];
-      }
-      target[c] = core::add_lanes(lanes);
-    }
+  const std::int64_t partials_per_channel = reduction.groups() * reduction.partials_per_group();
+  at::parallel_for(0, channels, ops::task_grain(partials_per_channel), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t c = begin; c < end; ++c) target[c] = core::sum_of_channel(source, reduction, c);
   });
   return sums;
 }
