@@ -27,8 +27,6 @@ ALIASES = {
     "aimet_torch.nn.true_quant": "aimet_torch.nn",
     "aimet_torch.onnx": "aimet_torch.export.onnx_qdq",
     "aimet_torch.quantization.affine.backends": "aimet_torch.quantization.affine",
-    "aimet_torch.quantization.base.encoding": "aimet_torch.quantization.base",
-    "aimet_torch.quantization.base.quantizer": "aimet_torch.quantization.base",
     "aimet_torch.quantsim.quantsim": "aimet_torch.quantsim",
     # post-training techniques
     "aimet_torch.adaround": "aimet_torch.ptq.adaround",
@@ -91,7 +89,10 @@ class _AliasFinder(MetaPathFinder, Loader):
         name = module.__name__
         real = resolve(name)
         assert real is not None
-        sys.modules[name] = importlib.import_module(real)
+        target = importlib.import_module(real)
+        if not hasattr(target, "__path__"):
+            target.__path__ = []  # aliases below this one: aimet_torch.adaround.adaround_weight
+        sys.modules[name] = target
 
 
 def _exists(name: str) -> bool:
