@@ -56,9 +56,9 @@ class BareEdge:
 def activation_edges(model: ir.Model | str | os.PathLike[str]) -> tuple[list[BareEdge], int]:
     """Find the activations that reach integer operators without a DequantizeLinear before them.
 
-    Operators looked at: Conv, ConvTranspose, Gemm, MatMul, Add, Mul, Concat, pooling, ReduceMean, Softmax and the
-    normalisations. What is computed from constants alone is no activation, nor is anything that is not floating
-    point.
+    These are Conv, ConvTranspose, Gemm, MatMul, Add, Mul, Concat, pooling, ReduceMean, Softmax and
+    the normalisations. What is computed from constants alone is no activation, nor is anything that
+    is not floating point.
 
     Args:
         model: an ONNX model, or the path of one.

@@ -1,7 +1,8 @@
-"""Batch norms that follow a convolution or linear layer without rounding in between become part of it.
+"""Batch norms right behind a convolution or linear layer become part of it.
 
-The simulation leaves the tensor between the two unrounded because a target folds the batch norm. Scaling a channel
-of a weight on a symmetric grid scales its step, so the folded weight is on the same integers: nothing is rounded anew.
+The simulation leaves the tensor between the two unrounded because a target folds the batch norm.
+Scaling a channel of a weight on a symmetric grid scales its step, so the folded weight is on the
+same integers: nothing is rounded anew.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ def _scaled(
     scale = np.where(scale > 0, scale, np.float32(1.0))
     others = tuple(axis for axis in range(levels.ndim) if factor.shape[axis] == 1)
     offset = np.broadcast_to(encoding.offset, scale.shape)
-    # The mirrored grid is another one where the grid has more levels on one side; it is needed only if they are used.
+    # The mirrored grid is another one where the grid has more levels on one side; it is needed only
+    # if they are used.
     fits = (levels.min(axis=others, keepdims=True) >= encoding.qmin + offset) & (
         levels.max(axis=others, keepdims=True) <= encoding.qmax + offset
     )

@@ -13,7 +13,8 @@ from aimet_torch import ops
 from aimet_torch.export.encoded_graph import EncodedGraph
 from aimet_torch.nn.bias_grid import accumulator_scale
 
-# Operators that add input 2, a bias, to products of input 0 and input 1; the axis of input 1 along the bias.
+# Operators that add input 2, a bias, to products of input 0 and input 1; the axis of input 1 along
+# the bias.
 _CHANNEL_AXIS = {
     "Conv": 0,
     "ConvTranspose": 1,
@@ -37,8 +38,9 @@ class IntegerBias:
 def integer_biases(graph: EncodedGraph) -> list[IntegerBias]:
     """Round every constant bias whose operator reads quantized input and weight to int32.
 
-    A channel whose weights are all zero may have so small a scale that its bias does not fit; as any scale means
-    the same for zeros, such a channel's weight scale is raised in `graph.encodings`.
+    A channel whose weights are all zero may have so small a scale that its bias does not fit; as
+    any scale means the same for zeros, such a channel's weight scale is raised in
+    `graph.encodings`.
     """
     found = [
         (node, _values(node.inputs[2]))
@@ -113,9 +115,9 @@ def _to_int32(values: np.ndarray, scale: np.ndarray, node: ir.Node) -> np.ndarra
     integers = quantized.double().numpy()
     if np.abs(integers).max(initial=0) > _INT32_MAX:
         warnings.warn(
-            f"onnx_qdq.export: bias `{node.inputs[2].name}` of {node.op_type} does not fit int32 at "
-            "the scale of its input times its weight and is clamped; its channel's weights are tiny: "
-            "equalize the model first (`equalize_model`), or pass `export_int32_bias=False`",
+            f"onnx_qdq.export: bias `{node.inputs[2].name}` of {node.op_type} does not fit int32 "
+            "at the scale of its input times its weight and is clamped, for the weights of its "
+            "channel are tiny; equalize the model first, or pass `export_int32_bias=False`",
             stacklevel=2,
         )
     return np.clip(integers, -_INT32_MAX - 1, _INT32_MAX).astype(np.int32)

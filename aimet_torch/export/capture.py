@@ -1,8 +1,9 @@
 """From a simulation to an ONNX graph in which every quantizer is one marked node.
 
-The simulation's modules are copied (weights are shared), each quantizer is replaced by a module that emits a
-marker, and torch.onnx translates the copy. What the markers become is decided on the ONNX graph: removed with
-their encodings written to a file, or lowered to QuantizeLinear and DequantizeLinear.
+The simulation's modules are copied (weights are shared), each quantizer is replaced by a module
+that emits a marker, and torch.onnx translates the copy. What the markers become is decided on the
+ONNX graph: removed with their encodings written to a file, or lowered to QuantizeLinear and
+DequantizeLinear.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Capture:
 
 
 class _Marker(QuantizerBase):
-    """Takes a quantizer's place during export: passes its input through a node that carries a number."""
+    """Stands for a quantizer during export: puts a node that carries a number on the tensor."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
@@ -77,14 +78,16 @@ def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
 
     Args:
         model: module that holds quantizers (`sim.model`); left unchanged.
-        args: example input: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+        args: example input: a tensor, a tuple or list of positional arguments, or a dict of keyword
+            arguments.
         **torch_onnx_kwargs: passed on to `torch.onnx.export` (names, dynamic shapes, opset, ...).
 
     Returns:
         The ONNX graph and the encodings of its markers.
 
     Raises:
-        ValueError: quantizers without an encoding, or an option that only the TorchScript exporter has.
+        ValueError: quantizers without an encoding, or an option that only the TorchScript exporter
+            has.
         RuntimeError: torch.onnx could not translate the model.
     """
     _check_options(torch_onnx_kwargs)
@@ -108,7 +111,8 @@ def read_encodings(
 ) -> tuple[dict[str, QuantizerBase], list[TensorEncoding | None]]:
     """The quantizers of a module by name, and the encoding of each (None: never calibrated).
 
-    Those whose calibration saw no usable number pass their input through in the simulation, and so they do here.
+    Those whose calibration saw no usable number pass their input through in the simulation, and so
+    they do here.
     """
     quantizers = {
         name: module
@@ -137,14 +141,14 @@ def marker_index(node: ir.Node) -> int:
 def _check_options(options: dict[str, Any]) -> None:
     if options.get("dynamo") is False:
         raise ValueError(
-            "export: `dynamo=False` is not supported; the TorchScript exporter is deprecated and loses the "
-            "tensors' names; leave `dynamo` out"
+            "export: `dynamo=False` is not supported; the TorchScript exporter is deprecated and "
+            "loses the tensors' names; leave `dynamo` out"
         )
     opset = options.get("opset_version")
     if opset is not None and opset < MINIMUM_OPSET:
         raise ValueError(
-            f"export: `opset_version` must be at least {MINIMUM_OPSET}, the lowest that torch.onnx translates "
-            f"for, got {opset}"
+            f"export: `opset_version` must be at least {MINIMUM_OPSET}, the lowest that torch.onnx "
+            f"translates for, got {opset}"
         )
 
 
@@ -158,7 +162,7 @@ def _copy_with_markers(model: nn.Module, quantizers: list[nn.Module]) -> nn.Modu
 
 
 def _returning_tensors(cls: type[nn.Module]) -> type[nn.Module]:
-    """A subclass that returns the tensors of its results, however nested: all that ONNX can hold."""
+    """A subclass that returns the tensors of its results, which is all that ONNX can hold."""
 
     @functools.wraps(cls.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -171,7 +175,7 @@ def _returning_tensors(cls: type[nn.Module]) -> type[nn.Module]:
 def _bind(
     model: nn.Module, args: Any, kwargs: dict[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments for torch.onnx, which takes a last positional dict for keywords."""
+    """Arguments for torch.onnx, which would take a last positional dict for keywords."""
     positional, keywords = bind_inputs(model, args)
     keywords.update(kwargs or {})
     if positional and isinstance(positional[-1], dict) and not keywords:

@@ -1,8 +1,9 @@
 """The FP32 ONNX graph with the encodings of its tensors beside it.
 
-`encode` turns marked nodes into entries of a table, so that the graph computes what the user's model computes.
-A tensor has at most one encoding under its name; where the simulation rounds one tensor to two grids, or rounds
-it for one reader only, an Identity node gives the second reading a name of its own.
+`encode` turns marked nodes into entries of a table, so that the graph computes what the user's
+model computes. A tensor has at most one encoding under its name; where the simulation rounds one
+tensor to two grids, or rounds it for one reader only, an Identity node gives the second reading a
+name of its own.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ def encode(capture: Capture, output_names: Collection[str] = ()) -> EncodedGraph
 
     Args:
         capture: graph with markers; its model is changed in place.
-        output_names: names that the caller chose for the model's outputs; other outputs get the name of the
-            operator's tensor, as in an export of the unquantized model.
+        output_names: names that the caller chose for the model's outputs; other outputs get the
+            name of the operator's tensor, as in an export of the unquantized model.
 
     Returns:
         The graph, with encodings spread over operators that only move numbers.
@@ -149,7 +150,7 @@ def _merge_repeated(capture: Capture) -> None:
 
 
 def _give_each_reading_a_constant(graph: EncodedGraph) -> None:
-    """A parameter that is read on several grids is stored once for each: constants need no Identity."""
+    """Store a parameter that is read on several grids once for each: no Identity needed."""
     for value in list(graph.model.graph.initializers.values()):
         markers = [node for node in value.consumers() if is_marker(node)]
         readings = [[(node, 0)] for node in markers]
@@ -166,9 +167,10 @@ def _give_each_reading_a_constant(graph: EncodedGraph) -> None:
 def _has_exclusive_input(node: ir.Node, capture: Capture) -> bool:
     """Whether all who read the marker's input read it rounded to the marker's grid."""
     source, output = node.inputs[0], node.outputs[0]
-    if source.producer() is not None and is_marker(source.producer()) or source.is_graph_output():
+    producer = source.producer()
+    if source.is_graph_output() or (producer is not None and is_marker(producer)):
         return False
-    if output.is_graph_output() and source.producer() is None:
+    if output.is_graph_output() and producer is None:
         return False
     encoding = capture.encoding(marker_index(node))
     readers = [user for user in source.consumers() if user.op_type not in _SIZE_READERS]
@@ -219,7 +221,7 @@ def _tidy(model: ir.Model) -> None:
 
 
 def _fold_weight_transposes(graph: EncodedGraph) -> None:
-    """Store a weight that is only read transposed in that order: the encoding's name stays on the operand."""
+    """Store a weight in the order in which it is read: its name stays on the operand."""
     for value in list(graph.model.graph.initializers.values()):
         readers = value.consumers()
         if (
@@ -270,13 +272,9 @@ def _preserved(node: ir.Node, graph: EncodedGraph) -> TensorEncoding | None:
         return encoding if node.op_type == "Identity" else None
     is_kept = (
         node.op_type in _GRID_PRESERVING
-        or node.op_type == "Concat"
-        and all(_is_alike(value, encoding, graph) for value in node.inputs)
-        or node.op_type == "Pad"
-        and _pads_with_zero(node)
-        or node.op_type == "Resize"
-        and "mode" in node.attributes
-        and node.attributes["mode"].as_string() == "nearest"
+        or (node.op_type == "Concat" and all(_is_alike(v, encoding, graph) for v in node.inputs))
+        or (node.op_type == "Pad" and _pads_with_zero(node))
+        or (node.op_type == "Resize" and _mode(node, "nearest") == "nearest")
     )
     return encoding if is_kept else None
 
@@ -286,8 +284,12 @@ def _is_alike(value: ir.Value | None, encoding: TensorEncoding, graph: EncodedGr
     return other is not None and other.has_same_grid(encoding)
 
 
+def _mode(node: ir.Node, default: str) -> str:
+    return node.attributes["mode"].as_string() if "mode" in node.attributes else default
+
+
 def _pads_with_zero(node: ir.Node) -> bool:
-    if "mode" in node.attributes and node.attributes["mode"].as_string() != "constant":
+    if _mode(node, "constant") != "constant":
         return True
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return True

@@ -17,10 +17,11 @@ SINGLE_FILE_LIMIT_BYTES = 2**31 - 2**24
 
 @contextlib.contextmanager
 def replace_together(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder whose files are moved into `folder` when the block ends without an exception.
+    """A temporary folder whose files move into `folder` when the block ends without an exception.
 
     Args:
-        folder: where the files go; it is made when it does not exist. Files in it with other names stay.
+        folder: where the files go; it is made when it does not exist. Files in it with other names
+            stay.
 
     Yields:
         The temporary folder, on the same file system, removed in any case.
@@ -37,7 +38,7 @@ def replace_together(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def save_model(model: ir.Model, path: Path, external_data: bool | None = None) -> None:
-    """Write an ONNX model, with its weights in `<name>.data` beside it when one file cannot hold them.
+    """Write an ONNX model; weights that one file cannot hold go into `<name>.data` beside it.
 
     Args:
         model: what to write; unchanged.

@@ -1,7 +1,8 @@
 """Linear layers on tensors of more than two axes as one Gemm, which holds its bias.
 
-torch.onnx writes them as MatMul and Add. On an integer target that is two operators with a floating-point tensor
-between them; a Gemm between two Reshapes is one, and its bias is an int32 in the accumulator.
+torch.onnx writes them as MatMul and Add. On an integer target that is two operators with a
+floating-point tensor between them; a Gemm between two Reshapes is one, and its bias is an int32 in
+the accumulator.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import onnx_ir as ir
 
 from aimet_torch.export.encoded_graph import EncodedGraph
 
-# What a target fuses into the linear layer before it rounds: applied to the Gemm's result, before the second Reshape.
+# What a target fuses into the linear layer before it rounds: applied to the Gemm's result, before
+# the second Reshape.
 _ACTIVATIONS = frozenset(
     {"Relu", "Clip", "LeakyRelu", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Elu", "Gelu"}
 )
@@ -27,7 +29,7 @@ class _Linear:
 
 
 def merge_linear_layers(graph: EncodedGraph) -> None:
-    """Rewrite each MatMul with a constant matrix and the Add of a constant vector after it as a Gemm.
+    """Rewrite each MatMul by a constant matrix and the Add of a constant vector as a Gemm.
 
     Only where the simulation does not round between the two.
     """

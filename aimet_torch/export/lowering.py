@@ -25,7 +25,7 @@ def lower(
     prequantize_constants: bool,
     signedness: Signedness,
 ) -> None:
-    """Put a QuantizeLinear/DequantizeLinear pair behind every tensor that has an integer encoding, in place.
+    """Put a QuantizeLinear/DequantizeLinear pair behind every tensor on an integer grid, in place.
 
     Args:
         graph: FP32 graph and encodings; afterwards its model holds the pairs.
@@ -35,7 +35,8 @@ def lower(
     """
     opset = graph.model.opset_imports[""]
     writer = _Writer(graph, opset, prequantize_constants, signedness)
-    # Biases need the encodings of inputs and weights, and may raise the scale of zero weights: first of all.
+    # Biases need the encodings of inputs and weights, and may raise the scale of zero weights:
+    # first of all.
     biases = integer_biases(graph) if export_int32_bias else []
     constants = _exact_constants(graph)
     for value, encoding in list(graph.encodings.items()):
@@ -189,7 +190,7 @@ class _Writer:
     def _parameters(
         self, name: str, grid: OnnxGrid, rank: int, value: ir.Value
     ) -> tuple[ir.Value, ir.Value, dict[str, int]]:
-        """Scale and zero point as ONNX wants their shape: a scalar, a vector along `axis`, or by block."""
+        """Scale and zero point in ONNX's form: a scalar, a vector along `axis`, or by block."""
         encoding = grid.encoding
         scale, zero_point = encoding.scale, grid.zero_point
         attributes: dict[str, int] = {}
@@ -215,8 +216,9 @@ class _Writer:
         low, high = grid.real_limits()
         if not grid.encoding.is_per_tensor:
             raise NotImplementedError(
-                f"onnx_qdq.export: quantizer `{grid.encoding.source}` has {grid.encoding.bitwidth} bits and a scale "
-                "for each channel of an activation; ONNX has no integer type with its limits; use 4, 8 or 16 bits"
+                f"onnx_qdq.export: quantizer `{grid.encoding.source}` has {grid.encoding.bitwidth} "
+                "bits and a scale for each channel of an activation; ONNX has no integer type with "
+                "its limits; use 4, 8 or 16 bits"
             )
         name = value.name or "tensor"
         limits = [
@@ -268,8 +270,8 @@ def _by_block(
     blocked = blocked or [axis for axis, block in enumerate(blocks) if block > 1][:1] or [0]
     if len(blocked) > 1:
         raise NotImplementedError(
-            f"onnx_qdq.export: quantizer `{encoding.source}` has blocks along axes {blocked}; ONNX has them along "
-            "one axis"
+            f"onnx_qdq.export: quantizer `{encoding.source}` has blocks along axes {blocked}; ONNX "
+            "has them along one axis"
         )
     axis = blocked[0]
     shape = [encoding.scale.shape[i] if i == axis else size for i, size in enumerate(sizes)]

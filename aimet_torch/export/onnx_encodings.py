@@ -27,21 +27,23 @@ def export_onnx_with_encodings(
     export_model: bool = True,
     **torch_onnx_kwargs: Any,
 ) -> None:
-    """Write `f`, an ONNX file without any trace of quantizers, and `<stem of f>.encodings` beside it.
+    """Write `f`, an ONNX file without a trace of quantizers, and `<stem of f>.encodings`.
 
-    Every quantized tensor has an entry under its ONNX name (parameters: their `state_dict` name), and so have
-    the outputs of operators that only move numbers (reshape, transpose, max pooling, ...). Both files are
-    complete before they replace older ones.
+    Every quantized tensor has an entry under its ONNX name (parameters: their `state_dict` name),
+    and so have the outputs of operators that only move numbers (reshape, transpose, max pooling,
+    ...). Both files are complete before they replace older ones.
 
     Args:
         sim: a `QuantizationSimModel`, or a module that holds quantizers.
-        args: example input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        args: example input: a tensor, a tuple of positional arguments, or a dict of keyword
+            arguments.
         f: path of the ONNX file.
         encoding_version: version of the encodings file's format.
         encodings_path: path of the encodings file, if not beside `f`.
         export_model: False writes the encodings only.
-        **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`, `dynamic_shapes`,
-            `dynamic_axes`, `opset_version` (18 or later), `external_data` (True: weights in a file of their own).
+        **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`,
+            `dynamic_shapes`, `dynamic_axes`, `opset_version` (18 or later), `external_data` (True:
+            weights in a file of their own).
 
     Raises:
         ValueError: quantizers that have seen no data, or an option that is not supported.

@@ -23,7 +23,8 @@ _TYPES = {
     (16, True): ir.DataType.INT16,
     (16, False): ir.DataType.UINT16,
 }
-# QuantizeLinear knows 4-bit and 16-bit integers and blocks from this opset on, 8-bit ones in every opset we write.
+# QuantizeLinear knows 4-bit and 16-bit integers and blocks from this opset on, 8-bit ones in every
+# opset we write.
 WIDE_TYPES_OPSET = 21
 
 
@@ -77,7 +78,7 @@ class OnnxGrid:
 
 
 def needed_opset(encoding: TensorEncoding) -> int:
-    """The lowest opset whose QuantizeLinear holds this encoding (13 when any that we write does)."""
+    """The lowest opset whose QuantizeLinear holds this encoding, 13 or 21."""
     if encoding.is_float:
         return 13
     return WIDE_TYPES_OPSET if encoding.bitwidth > 8 or encoding.block_size is not None else 13
@@ -88,7 +89,8 @@ def onnx_grid(encoding: TensorEncoding, signedness: Signedness, opset: int) -> O
 
     Args:
         encoding: an integer encoding.
-        signedness: None keeps the grid as it is; otherwise its integers are shifted by half the grid.
+        signedness: None keeps the grid as it is; otherwise its integers are shifted by half the
+            grid.
         opset: 4-bit types are used from opset 21 on; before that, 4-bit integers sit in 8-bit ones.
 
     Raises:
@@ -107,8 +109,9 @@ def onnx_grid(encoding: TensorEncoding, signedness: Signedness, opset: int) -> O
     ]
     if not widths:
         raise NotImplementedError(
-            f"onnx_qdq.export: quantizer `{encoding.source}` has {encoding.bitwidth} bits; QuantizeLinear has "
-            "integers of at most 16 bits; lower the quantizer's `bitwidth` or remove it"
+            f"onnx_qdq.export: quantizer `{encoding.source}` has {encoding.bitwidth} bits; "
+            "QuantizeLinear has integers of at most 16 bits; lower the quantizer's `bitwidth` or "
+            "remove it"
         )
     signed = encoding.qmin < 0 if signedness is None else signedness == "signed"
     half = 2 ** (encoding.bitwidth - 1)

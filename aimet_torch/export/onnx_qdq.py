@@ -37,25 +37,29 @@ def export(
 ) -> None:
     """Write an ONNX file whose integer grids are QuantizeLinear/DequantizeLinear pairs.
 
-    Every quantized tensor is followed by such a pair, as is every tensor that an operator only moves (reshape,
-    transpose, max pooling, ...), so that a target finds no floating-point island. Linear layers on more than two
-    axes become a Gemm between two Reshapes; batch norms that the simulation leaves to the target are folded;
-    scalar operands (`x * 0.5`) are constants on a grid of their own. 16-bit floating-point quantizers
-    leave no trace. ONNX Runtime without graph optimizations computes what the simulation computes, but for the
-    order of floating-point sums and the rounding of biases.
+    Every quantized tensor is followed by such a pair, as is every tensor that an operator only
+    moves (reshape, transpose, max pooling, ...), so that a target finds no floating-point island.
+    Linear layers on more than two axes become a Gemm between two Reshapes; batch norms that the
+    simulation leaves to the target are folded; scalar operands (`x * 0.5`) are constants on a grid
+    of their own. 16-bit floating-point quantizers leave no trace. ONNX Runtime without graph
+    optimizations computes what the simulation computes, but for the order of floating-point sums.
 
     Args:
         model: a `QuantizationSimModel`, or a module that holds quantizers.
-        args: example input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        args: example input: a tensor, a tuple of positional arguments, or a dict of keyword
+            arguments.
         f: path of the ONNX file; an older one stays until the new one is complete.
-        export_int32_bias: store biases as int32 with scale (input scale * weight scale) and zero point 0, for
-            Conv, ConvTranspose, Gemm and normalisations that read quantized input and weight; else as floats.
-        prequantize_constants: store weights as integers; else as floats that go through QuantizeLinear.
-        force_activation_as: "unsigned" or "signed" shifts the integers of activations to that type, None keeps
-            each quantizer's own.
-        **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`, `dynamic_shapes`,
-            `dynamic_axes`, `opset_version` (18 or later; default: 20, or 21 when 16-bit integers or blocks need
-            it), `external_data` (True: weights in a file of their own).
+        export_int32_bias: store biases as int32 with scale (input scale * weight scale) and zero
+            point 0, for Conv, ConvTranspose, Gemm and normalisations that read quantized input and
+            weight; else as floats.
+        prequantize_constants: store weights as integers; else as floats that go through
+            QuantizeLinear.
+        force_activation_as: "unsigned" or "signed" shifts the integers of activations to that type,
+            None keeps each quantizer's own.
+        **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`,
+            `dynamic_shapes`, `dynamic_axes`, `opset_version` (18 or later; default: 20, or 21 when
+            16-bit integers or blocks need it), `external_data` (True: weights in a file of their
+            own).
 
     Raises:
         ValueError: quantizers that have seen no data, or an option that is not supported.
@@ -63,7 +67,8 @@ def export(
     """
     if force_activation_as not in _FORCED:
         raise ValueError(
-            f"onnx_qdq.export: `force_activation_as` must be 'signed', 'unsigned' or None, got {force_activation_as!r}"
+            "onnx_qdq.export: `force_activation_as` must be 'signed', 'unsigned' or None, got "
+            f"{force_activation_as!r}"
         )
     path = Path(f)
     graph = to_qdq(
@@ -99,6 +104,6 @@ def to_qdq(
 
 
 def _opset(model: nn.Module) -> int:
-    """The default opset: a later one only when a quantizer needs it, as older targets read older files."""
+    """The default opset; a later one only where a quantizer needs it."""
     encodings = [e for e in read_encodings(model)[1] if e is not None]
     return max([DEFAULT_OPSET, *map(needed_opset, encodings)])

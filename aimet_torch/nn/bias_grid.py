@@ -1,4 +1,4 @@
-"""Biases as integer targets hold them: int32 in the accumulator of products of inputs and weights."""
+"""Biases as integer targets hold them: int32 in the accumulator of input times weight."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def accumulator_scale(
 
     Args:
         input_scale: one scale.
-        weight_scale: one scale, one for each output channel, or one for each block (then the largest of a channel
-            counts, so that the bias fits).
+        weight_scale: one scale, one for each output channel, or one for each block (then the
+            largest of a channel counts, so that the bias fits).
         channel_axis: axis of `weight_scale` that runs along the output channels.
         groups: how often the channels of the weight repeat (transposed convolutions).
 
@@ -45,8 +45,9 @@ def accumulator_scale(
 class BiasGrid:
     """Where a layer's bias is rounded to in a simulation.
 
-    An integer target adds the bias to the accumulator, in steps of (input step * weight step). Rounding it there is
-    far below one step of the output, but without it a simulation and its target part ways near each rounding boundary.
+    An integer target adds the bias to the accumulator, in steps of (input step * weight step).
+    Rounding it there is far below one step of the output, but without it a simulation and its
+    target part ways near each rounding boundary.
 
     Args:
         source: quantized module that has the quantizer of the layer's input.
@@ -72,7 +73,7 @@ class BiasGrid:
         return quantizers[self.index] if self.index < len(quantizers) else None
 
     def scale(self, weight_quantizer: Any) -> Tensor | None:
-        """Step of the accumulator; None while a quantizer is missing, has no range, or is no integer one."""
+        """Step of the accumulator; None without an integer quantizer with a range on both sides."""
         scales = []
         for quantizer in (self.input_quantizer, weight_quantizer):
             if not isinstance(quantizer, AffineQuantizerBase) or not quantizer.is_initialized():

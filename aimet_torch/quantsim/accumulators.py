@@ -1,12 +1,14 @@
-"""Makes a simulation compute what an integer target computes, to the last bit where that is possible.
+"""Makes a simulation compute what an integer target computes, bit by bit where possible.
 
-Two things part a simulation from its target, although both follow the same encodings: a target adds biases in
-steps of its accumulator (`attach_bias_grids`), and two correct programs add the same products in different orders,
-so that a sum that falls next to a rounding boundary is rounded up here and down there. One such step in an early
-layer is all it takes: the difference grows from layer to layer up to the size of the quantization noise itself.
-`avoid_rounding_ties` chooses the weights' steps, within one part in ten thousand, such that no accumulator can fall
-next to a boundary: with (input step * weight step / output step) = p / q and odd q, the results before rounding are
-multiples of 1/q, and the closest to a half is 1/(2q) away, which is more than sums in float32 differ.
+Two things part a simulation from its target, although both follow the same encodings: a target adds
+biases in steps of its accumulator (`attach_bias_grids`), and two correct programs add the same
+products in different orders, so that a sum that falls next to a rounding boundary is rounded up
+here and down there. One such step in an early layer is all it takes: the difference grows from
+layer to layer up to the size of the quantization noise itself. `fit_weight_steps` chooses the
+weights' steps, within one part in ten thousand, such that no accumulator can fall next to a
+boundary: with (input step * weight step / output step) = p / q and odd q, the results before
+rounding are multiples of 1/q, and the closest to a half is 1/(2q) away, which is more than sums in
+float32 differ.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ _INT32_MAX = 2**31 - 2**15  # of it, AIMET and others keep as much away from the
 
 
 def attach_bias_grids(graph: ModelGraph) -> None:
-    """Let every convolution and linear layer that is called once round its bias as an integer target does."""
+    """Let convolutions and linear layers that are called once round their biases as targets do."""
     for op in _layers(graph):
         found = _input_quantizer(op)
         if found is not None:
@@ -54,7 +56,7 @@ def attach_bias_grids(graph: ModelGraph) -> None:
 
 @torch.no_grad()
 def fit_weight_steps(graph: ModelGraph) -> None:
-    """After calibration: let biases fit their accumulators, and keep accumulators off rounding boundaries.
+    """After calibration: let biases fit their accumulators, and these avoid rounding boundaries.
 
     Only steps of weights with a symmetric grid change, and only where calibration may set them.
     """
@@ -83,8 +85,8 @@ def tie_free(multiplier: Tensor, tolerance: float) -> Tensor:
         tolerance: largest relative change.
 
     Returns:
-        For each number the fraction p / q with the smallest odd q within the tolerance; the number itself where
-        there is none with q up to 20,001.
+        For each number the fraction p / q with the smallest odd q within the tolerance; the number
+        itself where there is none with q up to 20,001.
 
     >>> tie_free(torch.tensor([0.3333, 0.5], dtype=torch.float64), 1e-3)
     tensor([0.3333, 0.4995], dtype=torch.float64)
@@ -142,7 +144,8 @@ def _for_weight(factor: Tensor, weight: AffineQuantizerBase, grid: BiasGrid) -> 
     """Factors of the accumulator's channels in the shape of the weight's scale."""
     if weight.get_scale().numel() == 1:
         return factor.reshape(weight.shape)
-    # Groups of a transposed convolution share the weight's channels: the first group's factor counts.
+    # Groups of a transposed convolution share the weight's channels: the first group's factor
+    # counts.
     return factor[: factor.numel() // grid.groups].reshape(weight.shape)
 
 
