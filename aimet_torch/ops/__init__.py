@@ -11,7 +11,13 @@ from aimet_torch import _native as _native  # registers the operators
 from aimet_torch.ops.affine import dequantize, quantize, quantize_dequantize
 from aimet_torch.ops.encoding import encoding_from_range, range_from_min_max
 from aimet_torch.ops.info import build_info, cpu_capability
-from aimet_torch.ops.statistics import min_max
+from aimet_torch.ops.range_search import (
+    range_from_entropy,
+    range_from_mse,
+    range_from_percentile,
+    range_from_sqnr,
+)
+from aimet_torch.ops.statistics import min_max, rebin_histogram, update_histogram_
 
 __all__ = [
     "build_info",
@@ -21,5 +27,11 @@ __all__ = [
     "min_max",
     "quantize",
     "quantize_dequantize",
+    "range_from_entropy",
     "range_from_min_max",
+    "range_from_mse",
+    "range_from_percentile",
+    "range_from_sqnr",
+    "rebin_histogram",
+    "update_histogram_",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["min_max"]
+__all__ = ["min_max", "rebin_histogram", "update_histogram_"]
 
 
 def min_max(
@@ -34,3 +34,62 @@ def min_max(
             [0.5000]]))
     """
     return torch.ops.aimet.min_max(input, shape, block_size)
+
+
+def update_histogram_(
+    histogram: Tensor,
+    input: Tensor,
+    min: Tensor,
+    max: Tensor,
+    block_size: Sequence[int] | None = None,
+) -> None:
+    """Adds the finite values of ``input`` to ``histogram``, in place.
+
+    The bins divide ``[min, max]`` equally, by the formula of ``torch.histc``; values outside count in the first or last bin.
+    Where ``min == max`` the bins divide ``[min - 0.5, max + 0.5]``; where ``min > max`` nothing is counted.
+
+    Args:
+        histogram: int64, shape ``(*min.shape, bins)``; changed.
+        input: float16, bfloat16, float32 or float64, any shape and strides.
+        min: floating; broadcasts against ``input`` or tiles it with blocks.
+        max: same shape and dtype as ``min``.
+        block_size: one entry per dimension of ``min``, as in :func:`aimet_torch.ops.quantize`.
+
+    Raises:
+        TypeError: ``input``, ``min`` or ``max`` is not floating, or ``histogram`` not int64.
+        ValueError: shapes do not fit.
+
+    >>> histogram = torch.zeros(4, dtype=torch.int64)
+    >>> update_histogram_(histogram, torch.tensor([0.0, 0.1, 0.9, 5.0]), torch.tensor(0.0), torch.tensor(1.0))
+    >>> histogram
+    tensor([2, 0, 0, 2])
+    """
+    torch.ops.aimet.update_histogram_(histogram, input, min, max, block_size)
+
+
+def rebin_histogram(
+    histogram: Tensor, old_min: Tensor, old_max: Tensor, new_min: Tensor, new_max: Tensor
+) -> Tensor:
+    """Moves the counts of ``histogram`` over ``[old_min, old_max]`` to bins over the wider ``[new_min, new_max]``.
+
+    A bin that crosses a border of the new bins is divided in proportion, rounded to whole counts; no count is lost.
+
+    Args:
+        histogram: int64, shape ``(*old_min.shape, bins)``.
+        old_min: floating, any shape.
+        old_max: same shape and dtype.
+        new_min: same shape and dtype, not above ``old_min``.
+        new_max: same shape and dtype, not below ``old_max``.
+
+    Returns:
+        The counts in the new bins, same shape and dtype as ``histogram``.
+
+    Raises:
+        TypeError: a limit is not floating, or ``histogram`` not int64.
+        ValueError: shapes do not fit.
+
+    >>> one = torch.tensor(1.0)
+    >>> rebin_histogram(torch.tensor([4, 2]), 0 * one, one, 0 * one, 2 * one)
+    tensor([6, 0])
+    """
+    return torch.ops.aimet.rebin_histogram(histogram, old_min, old_max, new_min, new_max)

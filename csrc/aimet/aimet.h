@@ -12,7 +12,9 @@
 #include "aimet/ops/affine.h"
 #include "aimet/ops/build_info.h"
 #include "aimet/ops/encoding.h"
+#include "aimet/ops/histogram.h"
 #include "aimet/ops/min_max.h"
+#include "aimet/ops/range_search.h"
 
 namespace aimet {
 

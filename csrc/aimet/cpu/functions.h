@@ -13,5 +13,7 @@ void select_by_mask(int element_size, const void* grad, const std::uint8_t* mask
                     std::int64_t end);
 void affine_backward(ElementType, const AffineBackwardArguments&, std::int64_t begin, std::int64_t end);
 void min_max(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);
+void histogram(ElementType, const HistogramArguments&, const Box&, std::int64_t* counts);
+void range_search(const RangeSearchArguments&, float* scratch, std::int64_t begin, std::int64_t end);
 
 }  // namespace aimet::cpu::AIMET_SIMD_NAMESPACE

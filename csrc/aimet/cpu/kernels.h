@@ -8,46 +8,45 @@
 
 #include <cstdint>
 
-#include "aimet/core/geometry.h"
+#include "aimet/core/range_search.h"
+
+#include "aimet/core/arguments.h"
 
 namespace aimet::cpu {
 
+using core::AffineArguments;
+using core::AffineBackwardArguments;
 using core::AffineMode;
 using core::ElementType;
+using core::HistogramArguments;
 using core::kChunk;
 using core::kShortRun;
+using core::MinMaxArguments;
 using core::Reduction;
 using core::Shape;
 
-struct AffineArguments {
-  const void* input;
-  void* output;
-  std::uint8_t* mask;  // one bit an element, 1 = inside the grid; null: not wanted. kQuantizeDequantize only
-  const void* scale;   // (channels)
-  const void* offset;  // (channels)
-  Shape shape;
-  double qmin;
-  double qmax;
+// A part of a tensor.
+struct Box {
+  std::int64_t outer_begin, outer_end;
+  std::int64_t channel_begin, channel_end;
+  std::int64_t inner_begin, inner_end;
 };
 
-struct AffineBackwardArguments {
-  const void* grad;
-  const void* input;
-  void* grad_input;  // null: not wanted
-  const void* scale;
-  const void* offset;
-  double* partial_scale;   // (partial_count)
-  double* partial_offset;  // (partial_count)
-  Reduction reduction;
-  double qmin;
-  double qmax;
-};
+enum class RangeMethod { kPercentile, kSqnr, kMse, kEntropy };
 
-struct MinMaxArguments {
-  const void* input;
-  void* partial_min;  // (partial_count)
-  void* partial_max;
-  Reduction reduction;
+struct RangeSearchArguments {
+  RangeMethod method;
+  const std::int64_t* counts;  // (channels, bin_count)
+  const float* min;            // (channels): the observed limits that the bins divide
+  const float* max;
+  std::int64_t bin_count;
+  std::int64_t qmin;
+  std::int64_t qmax;
+  bool is_symmetric;
+  double percentile;
+  core::SqnrSearch sqnr;
+  float* range_min;  // (channels)
+  float* range_max;
 };
 
 struct KernelTable {
@@ -61,6 +60,10 @@ struct KernelTable {
   void (*affine_backward)(ElementType, const AffineBackwardArguments&, std::int64_t begin, std::int64_t end);
   // Minimum and maximum of the finite values; +inf/-inf where there is none.
   void (*min_max)(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);
+  // Adds the finite values of the box to `counts` (channels, bin_count); bins: core/histogram.h.
+  void (*histogram)(ElementType, const HistogramArguments&, const Box&, std::int64_t* counts);
+  // Channels [begin, end). `scratch`: 2 * bin_count floats, not shared between threads.
+  void (*range_search)(const RangeSearchArguments&, float* scratch, std::int64_t begin, std::int64_t end);
 };
 
 }  // namespace aimet::cpu

@@ -37,6 +37,19 @@ std::vector<std::int64_t> shared_dims(std::int64_t input_dim, std::int64_t param
   return dims;
 }
 
+at::Tensor by_parameter(const at::Tensor& input, c10::SymIntArrayRef parameter_sizes) {
+  const std::int64_t rank = static_cast<std::int64_t>(parameter_sizes.size());
+  const std::int64_t skipped = input.dim() - rank;
+  std::vector<std::int64_t> order;
+  for (std::int64_t dim = 0; dim < rank; ++dim) order.push_back(skipped + 2 * dim);
+  for (const std::int64_t dim : shared_dims(input.dim(), rank)) order.push_back(dim);
+  c10::SymInt parameter_count = 1;
+  for (const c10::SymInt& size : parameter_sizes) parameter_count = parameter_count * size;
+  return input.reshape_symint(blocked_sizes(input.sym_sizes(), parameter_sizes))
+      .permute(order)
+      .reshape_symint({parameter_count, input.sym_numel() / parameter_count});
+}
+
 at::Tensor broadcastable(const at::Tensor& parameter, const at::Tensor& input, c10::SymIntArrayRef parameter_sizes,
                          at::OptionalIntArrayRef block_size) {
   if (!block_size.has_value() || parameter.dim() == 0) return parameter;

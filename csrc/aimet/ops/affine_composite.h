@@ -19,6 +19,9 @@ std::vector<c10::SymInt> blocked_sizes(c10::SymIntArrayRef sizes, c10::SymIntArr
 // The dimensions of such a split tensor whose elements share a parameter.
 std::vector<std::int64_t> shared_dims(std::int64_t input_dim, std::int64_t parameter_dim);
 
+// The elements of `input` grouped by the parameter that they use: (parameters, elements that share one).
+at::Tensor by_parameter(const at::Tensor& input, c10::SymIntArrayRef parameter_sizes);
+
 // `parameter` in a shape that broadcasts against `input`: as it is, or with every block written out.
 at::Tensor broadcastable(const at::Tensor& parameter, const at::Tensor& input, c10::SymIntArrayRef parameter_sizes,
                          at::OptionalIntArrayRef block_size);

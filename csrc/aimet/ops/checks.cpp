@@ -92,4 +92,13 @@ void check_range(const char* op, const at::Tensor& min, const at::Tensor& max) {
                     " and ", max.sym_sizes());
 }
 
+void check_histogram(const char* op, const at::Tensor& histogram, const at::Tensor& min, const at::Tensor& max) {
+  check_range(op, min, max);
+  TORCH_CHECK_TYPE(histogram.scalar_type() == at::kLong, op, ": `histogram` must be int64, got ", histogram.scalar_type());
+  const c10::SymIntArrayRef sizes = histogram.sym_sizes();
+  const bool fits = histogram.dim() == min.dim() + 1 && sizes.slice(0, sizes.size() - 1) == min.sym_sizes() && sizes.back() >= 1;
+  TORCH_CHECK_VALUE(fits, op, ": `histogram` must have the shape of `min` and one more dimension of bins, got histogram of shape ",
+                    sizes, " and min of shape ", min.sym_sizes());
+}
+
 }  // namespace aimet::ops

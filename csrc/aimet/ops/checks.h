@@ -34,4 +34,7 @@ void check_scale_values(const char* op, const at::Tensor& scale);
 // `min` and `max` have the same shape and floating dtype.
 void check_range(const char* op, const at::Tensor& min, const at::Tensor& max);
 
+// `histogram` is int64 (*min.sizes(), bins) with at least one bin; `min` and `max` as in check_range.
+void check_histogram(const char* op, const at::Tensor& histogram, const at::Tensor& min, const at::Tensor& max);
+
 }  // namespace aimet::ops

@@ -8,6 +8,7 @@
 #include "aimet/core/encoding.h"
 #include "aimet/ops/autograd.h"
 #include "aimet/ops/encoding.h"
+#include "aimet/ops/histogram.h"
 #include "aimet/ops/min_max.h"
 
 namespace aimet {
@@ -75,6 +76,12 @@ Pair min_max_autograd(const at::Tensor& input, at::SymIntArrayRef shape, at::Opt
   return min_max(input, shape, block_size);
 }
 
+void update_histogram_autograd(at::Tensor histogram, const at::Tensor& input, const at::Tensor& min, const at::Tensor& max,
+                               at::OptionalIntArrayRef block_size) {
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  update_histogram_(histogram, input, min, max, block_size);
+}
+
 }  // namespace
 }  // namespace aimet
 
@@ -82,4 +89,5 @@ TORCH_LIBRARY_IMPL(aimet, Autograd, m) {
   m.impl("encoding_from_range", &aimet::encoding_from_range_autograd);
   m.impl("range_from_min_max", &aimet::range_from_min_max_autograd);
   m.impl("min_max", &aimet::min_max_autograd);
+  m.impl("update_histogram_", &aimet::update_histogram_autograd);
 }

@@ -27,8 +27,18 @@ TORCH_LIBRARY(aimet, m) {
   m.def("min_max(Tensor input, SymInt[] shape, int[]? block_size=None) -> (Tensor min, Tensor max)", kTags);
 
   // --- encoding.h: limits -> range of the grid -> scale and offset ---
-  m.def("range_from_min_max(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, bool strict=False) -> (Tensor min, Tensor max)", kTags);
+  m.def("range_from_min_max(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, bool strict=False) -> (Tensor range_min, Tensor range_max)", kTags);
   m.def("encoding_from_range(Tensor min, Tensor max, int qmin, int qmax, bool symmetric) -> (Tensor scale, Tensor offset)", kTags);
+
+  // --- histogram.h: counts of equal bins over [min, max] ---
+  m.def("update_histogram_(Tensor(a!) histogram, Tensor input, Tensor min, Tensor max, int[]? block_size=None) -> ()", kTags);
+  m.def("rebin_histogram(Tensor histogram, Tensor old_min, Tensor old_max, Tensor new_min, Tensor new_max) -> Tensor", kTags);
+
+  // --- range_search.h: histogram -> range of the grid ---
+  m.def("range_from_percentile(Tensor histogram, Tensor min, Tensor max, float percentile, int qmin, int qmax, bool symmetric) -> (Tensor range_min, Tensor range_max)", kTags);
+  m.def("range_from_sqnr(Tensor histogram, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int asymmetric_delta_candidates=17, int symmetric_delta_candidates=101, int offset_candidates=21, float gamma=3.0) -> (Tensor range_min, Tensor range_max)", kTags);
+  m.def("range_from_mse(Tensor histogram, Tensor min, Tensor max, int qmin, int qmax, bool symmetric) -> (Tensor range_min, Tensor range_max)", kTags);
+  m.def("range_from_entropy(Tensor histogram, Tensor min, Tensor max, int qmin, int qmax, bool symmetric) -> (Tensor range_min, Tensor range_max)", kTags);
 
   // --- build_info.h ---
   m.def("build_info() -> str", {at::Tag::pt2_compliant_tag});

@@ -1,0 +1,155 @@
+"""Ranges for a grid from histograms, for all channels at once.
+
+All functions take ``histogram``, int64 of shape ``(*min.shape, bins)``, whose bins divide ``[min, max]`` equally, and return the
+limits ``(min, max)`` of the range: same shape and dtype as ``min``, zero included. Pass them on to
+:func:`aimet_torch.ops.encoding_from_range`. Where the histogram is empty they are the minimal range.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["range_from_entropy", "range_from_mse", "range_from_percentile", "range_from_sqnr"]
+
+
+def range_from_percentile(
+    histogram: Tensor,
+    min: Tensor,
+    max: Tensor,
+    percentile: float,
+    qmin: int,
+    qmax: int,
+    symmetric: bool,
+) -> tuple[Tensor, Tensor]:
+    """Cuts off the values beyond ``percentile`` on either side.
+
+    The limits are the left edges of the bins in which the cumulative count reaches ``1 - percentile / 100`` and
+    ``percentile / 100`` of all, made a range of the grid as in :func:`aimet_torch.ops.range_from_min_max`.
+
+    Args:
+        histogram: int64, ``(*min.shape, bins)``.
+        min: lower limits of the bins, floating.
+        max: upper limits of the bins, same shape and dtype.
+        percentile: in [50, 100]; 100 keeps the observed limits.
+        qmin: lowest code.
+        qmax: highest code.
+        symmetric: zero lies in the middle of the grid.
+
+    Returns:
+        ``(min, max)``, see above.
+
+    Raises:
+        TypeError: dtypes do not fit.
+        ValueError: shapes do not fit, ``qmin >= qmax``, or ``percentile`` is out of range.
+
+    >>> histogram = torch.tensor([98, 0, 0, 2])
+    >>> range_from_percentile(histogram, torch.tensor(0.0), torch.tensor(4.0), 97.0, 0, 255, False)
+    (tensor(0.), tensor(3.0398e-05))
+    """
+    return torch.ops.aimet.range_from_percentile(
+        histogram, min, max, percentile, qmin, qmax, symmetric
+    )
+
+
+def range_from_sqnr(
+    histogram: Tensor,
+    min: Tensor,
+    max: Tensor,
+    qmin: int,
+    qmax: int,
+    symmetric: bool,
+    asymmetric_delta_candidates: int = 17,
+    symmetric_delta_candidates: int = 101,
+    offset_candidates: int = 21,
+    gamma: float = 3.0,
+) -> tuple[Tensor, Tensor]:
+    """The range with the least squared error, where errors of clipped values count ``gamma`` times.
+
+    AIMET calls this search SQNR, or "TF-enhanced" with 512 bins.
+
+    Args:
+        histogram: int64, ``(*min.shape, bins)``.
+        min: lower limits of the bins, floating.
+        max: upper limits of the bins, same shape and dtype.
+        qmin: lowest code.
+        qmax: highest code.
+        symmetric: zero lies in the middle of the grid.
+        asymmetric_delta_candidates: scales tried for an asymmetric grid, at least 2: ``k / (count - 1)`` of the largest one.
+        symmetric_delta_candidates: the same for a symmetric grid.
+        offset_candidates: offsets tried with each scale of an asymmetric grid, at least 3; the last is that of the data.
+        gamma: weight of the error of clipped values, positive.
+
+    Returns:
+        ``(min, max)``, see above.
+
+    Raises:
+        TypeError: dtypes do not fit.
+        ValueError: shapes do not fit, ``qmin >= qmax``, or a count or ``gamma`` is too small.
+    """
+    return torch.ops.aimet.range_from_sqnr(
+        histogram,
+        min,
+        max,
+        qmin,
+        qmax,
+        symmetric,
+        asymmetric_delta_candidates,
+        symmetric_delta_candidates,
+        offset_candidates,
+        gamma,
+    )
+
+
+def range_from_mse(
+    histogram: Tensor, min: Tensor, max: Tensor, qmin: int, qmax: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """The range with the least squared error.
+
+    Symmetric: one limit, 256 fractions of the widest range. Asymmetric: both limits, first on a raster of 16 by 16, then
+    around the best on rasters down to 1/2048 of the observed range. Of equal candidates the widest is kept.
+
+    Args:
+        histogram: int64, ``(*min.shape, bins)``.
+        min: lower limits of the bins, floating.
+        max: upper limits of the bins, same shape and dtype.
+        qmin: lowest code.
+        qmax: highest code.
+        symmetric: zero lies in the middle of the grid.
+
+    Returns:
+        ``(min, max)``, see above.
+
+    Raises:
+        TypeError: dtypes do not fit.
+        ValueError: shapes do not fit, or ``qmin >= qmax``.
+    """
+    return torch.ops.aimet.range_from_mse(histogram, min, max, qmin, qmax, symmetric)
+
+
+def range_from_entropy(
+    histogram: Tensor, min: Tensor, max: Tensor, qmin: int, qmax: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """The range with the least Kullback-Leibler divergence between the distributions before and after quantization.
+
+    Searched like :func:`range_from_mse`. The distribution after quantization spreads what falls on one code over the occupied
+    bins of that code. Clipped values count at the edges of the distribution before, and are missing in the one after.
+
+    Args:
+        histogram: int64, ``(*min.shape, bins)``.
+        min: lower limits of the bins, floating.
+        max: upper limits of the bins, same shape and dtype.
+        qmin: lowest code.
+        qmax: highest code.
+        symmetric: zero lies in the middle of the grid.
+
+    Returns:
+        ``(min, max)``, see above.
+
+    Raises:
+        TypeError: dtypes do not fit.
+        ValueError: shapes do not fit, or ``qmin >= qmax``.
+
+    Source: Migacz, 8-bit inference with TensorRT, GTC 2017.
+    """
+    return torch.ops.aimet.range_from_entropy(histogram, min, max, qmin, qmax, symmetric)

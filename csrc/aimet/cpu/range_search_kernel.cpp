@@ -1,0 +1,247 @@
+// Searches on a histogram for the range with the least error, one channel at a time.
+#include "aimet/core/range_search.h"
+
+#include "aimet/core/histogram.h"
+#include "aimet/cpu/functions.h"
+#include "aimet/cpu/lanes.h"
+
+namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
+namespace {
+
+using Encoding = core::Encoding<float>;
+using Range = core::Range<float>;
+
+// The bins that hold something, by their centers.
+struct Bins {
+  const float* center;
+  const float* count;
+  std::int64_t size;
+};
+
+struct Search {
+  const RangeSearchArguments& a;
+  Bins bins;
+  Range bin_range;      // what the bins divide
+  Range data;           // observed limits, with zero
+  std::int64_t steps;   // n; codes are 0 .. n
+};
+
+// Sum over the bins of count * weighted squared error, in the fixed order of lanes.h.
+double square_error(const Bins& bins, Encoding encoding, std::int64_t step_count, float gamma) {
+  const float steps = static_cast<float>(step_count);
+  double total = 0;
+  for (std::int64_t start = 0; start < bins.size; start += kChunk) {
+    const std::int64_t count = bins.size - start < kChunk ? bins.size - start : kChunk;
+    const float* center = bins.center + start;
+    const float* weight = bins.count + start;
+    alignas(64) float lanes[kLanes] = {};
+    std::int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+      for (int j = 0; j < kLanes; ++j) {
+        lanes[j] += weight[i + j] * core::weighted_square_error(center[i + j], encoding, steps, gamma);
+      }
+    }
+    for (int j = 0; i + j < count; ++j) {
+      lanes[j] += weight[i + j] * core::weighted_square_error(center[i + j], encoding, steps, gamma);
+    }
+    total += static_cast<double>(add_lanes(lanes));
+  }
+  return total;
+}
+
+// Kullback-Leibler divergence of the quantized from the original distribution, times the number of values, less a constant.
+// Original: the histogram with clipped counts moved to the edges. Quantized: what falls on one code, spread evenly over
+// the occupied bins of that code; clipped counts are missing, so clipping costs.
+// Source: 8-bit calibration of TensorRT (Migacz, GTC 2017), with the affine grid in place of equal groups of bins.
+double divergence(const Bins& bins, Encoding encoding, std::int64_t step_count) {
+  constexpr double kEmptyShare = 1e-9;  // for edge codes that hold clipped counts alone
+  const core::AffineParams<float> params{encoding.scale, encoding.offset, 0.0f, static_cast<float>(step_count)};
+  double inside_total = 0;
+  for (std::int64_t i = 0; i < bins.size; ++i) {
+    if (core::is_inside_grid(core::unclamped_code(bins.center[i], params), params)) inside_total += bins.count[i];
+  }
+  if (inside_total == 0) return __builtin_inf();
+  double result = 0;
+  for (std::int64_t i = 0; i < bins.size;) {
+    const float code = core::quantize(bins.center[i], params);
+    double original = 0;  // all counts of this code
+    double inside = 0;    // without clipped ones
+    double occupied = 0;  // bins
+    double clipped = 0;   // counts that the original has in the edge bin of this code
+    double entropy = 0;   // sum of p log p over this code's bins
+    double edge = 0;      // counts of the bin that receives the clipped ones
+    for (; i < bins.size && core::quantize(bins.center[i], params) == code; ++i) {
+      const double count = bins.count[i];
+      original += count;
+      if (core::is_inside_grid(core::unclamped_code(bins.center[i], params), params)) {
+        inside += count;
+        occupied += 1;
+        entropy += count * __builtin_log(count);
+        // The lowest code's first bin, or the highest code's last one.
+        if (edge == 0 || code > 0) edge = count;
+      } else {
+        clipped += count;
+      }
+    }
+    if (clipped > 0) {
+      entropy -= edge > 0 ? edge * __builtin_log(edge) : 0;
+      entropy += (edge + clipped) * __builtin_log(edge + clipped);
+    }
+    const double share = occupied > 0 ? inside / occupied / inside_total : kEmptyShare / inside_total;
+    result += entropy - original * __builtin_log(share);
+  }
+  return result;
+}
+
+double cost_of(const Search& s, Encoding encoding) {
+  return s.a.method == RangeMethod::kEntropy ? divergence(s.bins, encoding, s.steps)
+                                             : square_error(s.bins, encoding, s.steps, 1.0f);
+}
+
+// Keeps the first of equal candidates.
+struct Best {
+  double cost = __builtin_inf();
+  Encoding encoding{};
+  bool offer(double candidate_cost, Encoding candidate) {
+    if (!(candidate_cost < cost)) return false;
+    cost = candidate_cost;
+    encoding = candidate;
+    return true;
+  }
+};
+
+Range sqnr(const Search& s) {
+  const float gamma = static_cast<float>(s.a.sqnr.gamma);
+  Best best;
+  if (s.a.is_symmetric) {
+    for (std::int64_t k = 1; k <= s.a.sqnr.symmetric_deltas; ++k) {
+      const Encoding candidate = core::symmetric_candidate(s.data, s.steps, s.a.sqnr, k);
+      best.offer(square_error(s.bins, candidate, s.steps, gamma), candidate);
+    }
+  } else {
+    const std::int64_t offsets = core::offset_candidate_count(s.steps, s.a.sqnr);
+    for (std::int64_t k = 1; k <= s.a.sqnr.asymmetric_deltas; ++k) {
+      for (std::int64_t j = 0; j < offsets; ++j) {
+        const Encoding candidate = core::asymmetric_candidate(s.data, s.steps, s.a.sqnr, k, j);
+        best.offer(square_error(s.bins, candidate, s.steps, gamma), candidate);
+      }
+    }
+  }
+  return core::range_of(best.encoding, s.steps);
+}
+
+// The grid that covers the data between two fractions (in 1/kFinest) of the observed range. Zero is always in it.
+constexpr std::int64_t kFinest = 2048;
+
+Encoding encoding_between(const Search& s, std::int64_t low, std::int64_t high) {
+  const float width = s.bin_range.max - s.bin_range.min;
+  const float fraction = 1.0f / static_cast<float>(kFinest);
+  const Range part{s.bin_range.min + width * static_cast<float>(low) * fraction,
+                   s.bin_range.min + width * static_cast<float>(high) * fraction};
+  return core::covering_encoding(part, s.steps, s.a.is_symmetric);
+}
+
+// Both limits are searched together, on a coarse raster first, then around the best on ever finer ones. Ties keep the wider.
+Range both_limits(const Search& s) {
+  constexpr std::int64_t kCoarsest = kFinest / 16;
+  Best best;
+  std::int64_t low = 0;
+  std::int64_t high = kFinest;
+  for (std::int64_t i = 0; i < kFinest; i += kCoarsest) {
+    for (std::int64_t j = kFinest; j > i; j -= kCoarsest) {
+      const Encoding candidate = encoding_between(s, i, j);
+      if (best.offer(cost_of(s, candidate), candidate)) {
+        low = i;
+        high = j;
+      }
+    }
+  }
+  for (std::int64_t step = kCoarsest / 2; step > 0; step /= 2) {
+    const std::int64_t center_low = low;
+    const std::int64_t center_high = high;
+    for (std::int64_t i = center_low - 2 * step; i <= center_low + 2 * step; i += step) {
+      for (std::int64_t j = center_high + 2 * step; j >= center_high - 2 * step; j -= step) {
+        if (i < 0 || j > kFinest || i >= j) continue;
+        const Encoding candidate = encoding_between(s, i, j);
+        if (best.offer(cost_of(s, candidate), candidate)) {
+          low = i;
+          high = j;
+        }
+      }
+    }
+  }
+  return core::range_of(best.encoding, s.steps);
+}
+
+// A symmetric range has one limit: every fraction of the widest one is tried, from the widest down.
+Range one_limit(const Search& s) {
+  constexpr std::int64_t kLimits = 256;
+  const Encoding widest = core::covering_encoding(s.data, s.steps, true);
+  Best best;
+  for (std::int64_t k = kLimits; k >= 1; --k) {
+    const float fraction = static_cast<float>(k) / static_cast<float>(kLimits);
+    const Encoding candidate = core::symmetric_encoding(widest.scale * fraction, s.steps);
+    best.offer(cost_of(s, candidate), candidate);
+  }
+  return core::range_of(best.encoding, s.steps);
+}
+
+Range percentile(const RangeSearchArguments& a, const std::int64_t* counts, Range observed, std::int64_t total) {
+  if (a.percentile >= 100) return core::range_from_min_max(observed.min, observed.max, a.qmax - a.qmin, a.is_symmetric);
+  const Range bins = core::bin_range(observed);
+  const float width = core::bin_width(bins, a.bin_count);
+  // The left edge of the bin in which the cumulative count reaches the target.
+  const auto edge_at = [&](double target) {
+    std::int64_t sum = 0;
+    std::int64_t bin = 0;
+    for (; bin + 1 < a.bin_count; ++bin) {
+      sum += counts[bin];
+      if (static_cast<double>(sum) >= target) break;
+    }
+    return bins.min + width * static_cast<float>(bin);
+  };
+  const double count = static_cast<double>(total);
+  const Range part{edge_at(count * (1 - a.percentile / 100)), edge_at(count * a.percentile / 100)};
+  return core::range_from_min_max(part.min, part.max, a.qmax - a.qmin, a.is_symmetric);
+}
+
+Range search_channel(const RangeSearchArguments& a, std::int64_t channel, float* scratch) {
+  const std::int64_t* counts = a.counts + channel * a.bin_count;
+  const Range observed{a.min[channel], a.max[channel]};
+  const std::int64_t steps = a.qmax - a.qmin;
+  std::int64_t total = 0;
+  for (std::int64_t bin = 0; bin < a.bin_count; ++bin) total += counts[bin];
+  if (total == 0 || !core::is_observed(observed)) {
+    const float infinity = __builtin_inff();
+    return core::range_from_min_max(infinity, -infinity, steps, a.is_symmetric);
+  }
+  if (a.method == RangeMethod::kPercentile) return percentile(a, counts, observed, total);
+
+  const Range bins = core::bin_range(observed);
+  const float width = core::bin_width(bins, a.bin_count);
+  float* center = scratch;
+  float* count = scratch + a.bin_count;
+  std::int64_t size = 0;
+  for (std::int64_t bin = 0; bin < a.bin_count; ++bin) {
+    if (counts[bin] == 0) continue;
+    center[size] = (bins.min + width * static_cast<float>(bin)) + width / 2;
+    count[size] = static_cast<float>(counts[bin]);
+    ++size;
+  }
+  const Range data{core::minimum(bins.min, 0.0f), core::maximum(bins.max, 0.0f)};
+  const Search search{a, {center, count, size}, bins, data, steps};
+  if (a.method == RangeMethod::kSqnr) return sqnr(search);
+  return a.is_symmetric ? one_limit(search) : both_limits(search);
+}
+
+}  // namespace
+
+void range_search(const RangeSearchArguments& arguments, float* scratch, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t channel = begin; channel < end; ++channel) {
+    const Range range = search_channel(arguments, channel, scratch);
+    arguments.range_min[channel] = range.min;
+    arguments.range_max[channel] = range.max;
+  }
+}
+
+}  // namespace aimet::cpu::AIMET_SIMD_NAMESPACE
