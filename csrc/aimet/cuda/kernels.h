@@ -42,6 +42,10 @@ int launch_combine_min_max(bool is_double, const void* partial_min, const void* 
 int launch_histogram(core::ElementType type, const core::HistogramArguments& arguments, std::int64_t* histogram,
                      void* stream);
 
+// scale, offset (count) of the ranges min, max (count); all double or all float.
+int launch_encoding_from_range(bool is_double, const void* min, const void* max, std::int64_t count, std::int64_t qmin,
+                               std::int64_t qmax, bool is_symmetric, void* scale, void* offset, void* stream);
+
 // What a code returned by the functions above means.
 const char* error_text(int code);
 

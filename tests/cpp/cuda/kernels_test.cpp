@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "aimet/core/encoding.h"
 #include "aimet/core/half.h"
 #include "aimet/cpu/capability.h"
 
@@ -305,6 +306,21 @@ TEST(CudaHistogram, CountsLongTensorsInParts) {
   ASSERT_EQ(cuda::launch_histogram(ElementType::kFloat32, arguments, counts, nullptr), 0);
   EXPECT_EQ(counts[0], 200000);
   EXPECT_EQ(counts[3], 1);
+}
+
+TEST(CudaEncoding, EqualsCore) {
+  const float low[] = {-1.5F, 0.0F, -1e-9F, -3.0F, std::numeric_limits<float>::quiet_NaN()};
+  const float high[] = {0.9F, 6.0F, 0.0F, -1.0F, 1.0F};
+  for (const bool is_symmetric : {false, true}) {
+    float scale[5];
+    float offset[5];
+    ASSERT_EQ(cuda::launch_encoding_from_range(false, low, high, 5, -8, 7, is_symmetric, scale, offset, nullptr), 0);
+    for (int i = 0; i < 5; ++i) {
+      const auto expected = core::encoding_from_range(core::Range<float>{low[i], high[i]}, -8, 7, is_symmetric);
+      EXPECT_TRUE(scale[i] == expected.scale || (std::isnan(scale[i]) && std::isnan(expected.scale))) << i;
+      EXPECT_TRUE(offset[i] == expected.offset || (std::isnan(offset[i]) && std::isnan(expected.offset))) << i;
+    }
+  }
 }
 
 TEST(CudaErrors, AreReturnedAndNamed) {
