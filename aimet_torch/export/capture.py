@@ -88,7 +88,7 @@ def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
     Raises:
         ValueError: quantizers without an encoding, or an option that only the TorchScript exporter
             has.
-        RuntimeError: torch.onnx could not translate the model.
+        NotImplementedError: torch.onnx cannot translate the model.
     """
     _check_options(torch_onnx_kwargs)
     quantizers, encodings = read_encodings(model)
@@ -198,12 +198,28 @@ def _export_quietly(
     for name in ("external_data", "f"):
         options.pop(name, None)
     with contextlib.nullcontext() if is_verbose else _silence(), torch.no_grad():
-        program = torch.onnx.export(model, args, kwargs=kwargs, **options)
+        try:
+            program = torch.onnx.export(model, args, kwargs=kwargs, **options)
+        except torch.onnx.OnnxExporterError as error:
+            raise NotImplementedError(_why_not(error)) from error
     if program is None:
         raise RuntimeError(
             "export: torch.onnx.export returned no program; remove options that only write files"
         )
     return program
+
+
+def _why_not(error: BaseException) -> str:
+    """The cause that torch.onnx wraps in pages of advice."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+    return (
+        f"export: torch.onnx cannot translate the model: {type(cause).__name__}: {reason.strip()}; "
+        "ONNX has no form for Python code whose path depends on the data, nor for some operators: "
+        "`sim.graph.boundaries` tells which parts could not be traced"
+    )
 
 
 @contextlib.contextmanager

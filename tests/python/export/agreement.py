@@ -71,7 +71,9 @@ def _recorder(simulate, name, seen):
     return wrapper
 
 
-def node_by_node(graph: EncodedGraph, model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> list[Agreement]:
+def node_by_node(
+    graph: EncodedGraph, model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> list[Agreement]:
     """Feed each operator of a QDQ graph with the simulation's values and compare what comes out.
 
     Args:
@@ -83,10 +85,19 @@ def node_by_node(graph: EncodedGraph, model: torch.nn.Module, inputs: tuple[torc
     onnx_graph = graph.model.graph
     pairs = {}  # tensor whose values a quantizer of the simulation returned -> its dequantized twin
     for value, encoding in graph.encodings.items():
-        if encoding.is_float or value.is_initializer() or len(recorded.get(encoding.source, ())) != 1:
+        if (
+            encoding.is_float
+            or value.is_initializer()
+            or len(recorded.get(encoding.source, ())) != 1
+        ):
             continue
         twin = next(
-            (q.outputs[0].consumers()[0].outputs[0] for q in value.consumers() if q.op_type == "QuantizeLinear"), None
+            (
+                q.outputs[0].consumers()[0].outputs[0]
+                for q in value.consumers()
+                if q.op_type == "QuantizeLinear"
+            ),
+            None,
         )
         is_first = encoding.source not in {e.source for _, _, e in pairs.values()}
         if twin is not None and is_first:
@@ -106,7 +117,9 @@ def node_by_node(graph: EncodedGraph, model: torch.nn.Module, inputs: tuple[torc
     feeds |= {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
     ort = session(ir.to_proto(graph.model).SerializeToString())
     wanted = {i.name for i in ort.get_inputs()}
-    results = ort.run([twin.name for twin, _, _ in outputs], {n: x for n, x in feeds.items() if n in wanted})
+    results = ort.run(
+        [twin.name for twin, _, _ in outputs], {n: x for n, x in feeds.items() if n in wanted}
+    )
     return [
         Agreement(
             twin.name,
