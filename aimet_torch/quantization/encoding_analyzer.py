@@ -179,68 +179,53 @@ class HistogramEncodingAnalyzer(EncodingAnalyzer):
         """Forget everything that was observed."""
         super().reset_stats()
         self.histogram: Tensor | None = None
-        self._lower_edge: Tensor | None = None
-        self._upper_edge: Tensor | None = None
-        self._lower_limit: Tensor | None = None
-        self._upper_limit: Tensor | None = None
+        # The histogram's range: what was observed, within the limits. +inf and -inf: nothing yet.
+        self._lower = torch.full(self.shape, math.inf)
+        self._upper = torch.full(self.shape, -math.inf)
+        self._lower_limit, self._upper_limit = self._lower, self._upper
 
     def _merge(self, input_tensor: Tensor, minimum: Tensor, maximum: Tensor) -> None:
-        lower, upper = _with_width(minimum, maximum)
-        if self.histogram is None or self._lower_edge is None or self._upper_edge is None:
+        if self.histogram is None:
             shape = (*self.shape, self.num_bins)
             self.histogram = torch.zeros(shape, dtype=torch.int64, device=input_tensor.device)
-            self._set_limits(lower, upper)
-        else:
-            assert self._lower_limit is not None
-            assert self._upper_limit is not None
-            # A channel whose first finite values come late starts here, without a history.
-            is_new = self.histogram.sum(-1) == 0
-            limits = self._lower_limit, self._upper_limit
-            self._set_limits(lower, upper)
-            self._lower_limit = torch.where(is_new, self._lower_limit, limits[0])
-            self._upper_limit = torch.where(is_new, self._upper_limit, limits[1])
-            old_lower, old_upper = self._lower_edge, self._upper_edge
-            lower = torch.where(is_new, lower, _clamp(minimum, self._lower_limit, old_lower))
-            upper = torch.where(is_new, upper, _clamp(maximum, old_upper, self._upper_limit))
-            if not (torch.equal(lower, old_lower) and torch.equal(upper, old_upper)):
-                self.histogram = ops.rebin_histogram(
-                    self.histogram, old_lower, old_upper, lower, upper
-                )
-        ops.update_histogram_(self.histogram, input_tensor, lower, upper, self.block_size)
-        self._lower_edge, self._upper_edge = lower, upper
+        old_lower, old_upper = self._lower.to(minimum), self._upper.to(maximum)
+        is_new = old_lower > old_upper  # for each channel: its first finite values may come late
+        limits = self._limits_of_growth(minimum, maximum)
+        self._lower_limit = torch.where(is_new, limits[0], self._lower_limit.to(minimum))
+        self._upper_limit = torch.where(is_new, limits[1], self._upper_limit.to(maximum))
+        # Without a finite value in this tensor the two are +inf and -inf, which leaves both ends.
+        self._lower = minimum.where(is_new, minimum.clamp(self._lower_limit, old_lower))
+        self._upper = maximum.where(is_new, maximum.clamp(old_upper, self._upper_limit))
+        has_grown = (self._lower != old_lower) | (self._upper != old_upper)
+        if bool((has_grown & ~is_new).any()):
+            self.histogram = ops.rebin_histogram(
+                self.histogram, old_lower, old_upper, self._lower, self._upper
+            )
+        ops.update_histogram_(
+            self.histogram, input_tensor, self._lower, self._upper, self.block_size
+        )
         super()._merge(input_tensor, minimum, maximum)
 
-    def _set_limits(self, lower: Tensor, upper: Tensor) -> None:
-        margin = (upper - lower) * self.growth_limit / 2
-        self._lower_limit, self._upper_limit = lower - margin, upper + margin
+    def _limits_of_growth(self, minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
+        if math.isinf(self.growth_limit):
+            return torch.full_like(minimum, -math.inf), torch.full_like(maximum, math.inf)
+        half_unit = 0.5 * (minimum == maximum)  # the histogram of a constant is one unit wide
+        minimum, maximum = minimum - half_unit, maximum + half_unit
+        margin = (maximum - minimum) * self.growth_limit / 2
+        return minimum - margin, maximum + margin
 
     def _search(
         self, minimum: Tensor, maximum: Tensor, qmin: int, qmax: int, is_symmetric: bool
     ) -> tuple[Tensor, Tensor]:
         assert self.histogram is not None
-        assert self._lower_edge is not None
-        assert self._upper_edge is not None
         return self._search_histogram(
-            self.histogram, self._lower_edge, self._upper_edge, qmin, qmax, is_symmetric
+            self.histogram, self._lower, self._upper, qmin, qmax, is_symmetric
         )
 
     def _search_histogram(
         self, histogram: Tensor, lower: Tensor, upper: Tensor, qmin: int, qmax: int, symmetric: bool
     ) -> tuple[Tensor, Tensor]:
         raise NotImplementedError(f"{type(self).__name__}._search_histogram is not defined")
-
-
-def _clamp(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    # A channel without a finite value in this tensor has +inf and -inf here: both ends stay.
-    return torch.clamp(values, lower, upper)
-
-
-def _with_width(minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
-    """Edges of a histogram: half a unit around a constant, and around zero for no finite value."""
-    is_known = minimum <= maximum
-    minimum, maximum = minimum.where(is_known, 0.0), maximum.where(is_known, 0.0)
-    is_flat = minimum == maximum
-    return minimum - 0.5 * is_flat, maximum + 0.5 * is_flat
 
 
 def _checked_growth(growth_limit: float) -> float:

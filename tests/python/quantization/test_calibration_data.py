@@ -223,8 +223,8 @@ def test_growth_limit_of_tf_enhanced():
     analyzer.update_stats(second)
     low, high = analyzer.compute_encodings(255, True)
     # The first range is 2 wide; it may grow by 3 / 2 of that on each side.
-    assert high.item() <= 1 + 3 + 1e-4
-    assert low.item() >= -(1 + 3) * 128 / 127 - 1e-4
+    assert high.item() <= (1 + 3) * 1.01  # the widest candidate is a hundredth wider
+    assert low.item() >= -(1 + 3) * 1.01 * 128 / 127
 
 
 def test_growth_limit_can_be_set():
