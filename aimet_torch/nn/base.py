@@ -119,7 +119,7 @@ class BaseQuantizationMixin:
         parameters = self._quantized_parameters()
         if parameters is None:
             output = self._parent_forward(*args, **kwargs)
-        elif (kernel := type(self)._kernel) is not None:
+        elif (kernel := type(self)._kernel) is not None and "weight" in parameters:
             output = kernel(self, parameters, *args, **kwargs)
         else:
             output = run_shadowed(self, type(self)._parent_forward, parameters, args, kwargs)

@@ -139,9 +139,10 @@ class QuantizerBase(nn.Module):
         """Observe inputs within this context, return them unchanged, set the range at its end.
 
         Nothing happens when `allow_overwrite` forbids it. What data does to the range:
-        non-finite values are ignored; zero is always part of the range; constant or all-zero data
-        gives the smallest step that keeps zero exact; without any finite value the quantizer keeps
-        the range it had (or stays uninitialized) and a warning says so.
+        non-finite values are ignored; zero is always part of the range and exact; all-zero data
+        gives the smallest step (methods with a histogram: a fraction of one unit, which is how wide
+        the histogram of a constant is); without any finite value the quantizer keeps the range it
+        had (or stays uninitialized) and a warning says so.
         """
         started = self.begin_calibration()
         try:

@@ -312,6 +312,32 @@ def test_modules_with_a_kernel_run_in_several_threads(module):
     assert not wrong
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Linear(4, 4, bias=False),
+        nn.Conv1d(4, 4, 1, bias=False),
+        nn.ConvTranspose1d(4, 4, 1, bias=False),
+        nn.LayerNorm(4, bias=False),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_modules_without_a_bias(module):
+    quantized = QuantizationMixin.from_module(module)
+    assert list(quantized.param_quantizers) == ["weight"]
+    quantized.param_quantizers["weight"] = quantizer(bits=16, symmetric=True)
+    x = torch.randn(1, 4, 4)
+    torch.testing.assert_close(quantized(x), module(x), rtol=1e-3, atol=1e-3)
+
+
+def test_parametrized_weights_run_unquantized():
+    module = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+    quantized = QuantizationMixin.from_module(module)
+    quantized.param_quantizers["bias"] = quantizer(bits=16, symmetric=True)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(quantized(x), module(x), rtol=1e-3, atol=1e-3)
+
+
 def test_transposed_convolution_with_an_output_size():
     module = nn.ConvTranspose2d(4, 2, 3, stride=2)
     quantized = QuantizationMixin.from_module(module)
