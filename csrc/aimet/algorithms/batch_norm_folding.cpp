@@ -17,18 +17,19 @@ struct ScaleShift {
 };
 
 void check_statistic(const char* op, const char* name, const at::Tensor& statistic,
-                     int64_t channels) {
+                     const c10::SymInt& channels) {
   TORCH_CHECK_TYPE(statistic.is_floating_point(), op, ": `", name,
                    "` must have a floating-point dtype, got ", statistic.scalar_type());
-  TORCH_CHECK_VALUE(statistic.dim() == 1 && statistic.size(0) == channels, op, ": `", name,
+  TORCH_CHECK_VALUE(statistic.dim() == 1 && statistic.sym_size(0) == channels, op, ": `", name,
                     "` must have shape (", channels, "), one number a channel, got ",
-                    statistic.sizes());
+                    statistic.sym_sizes());
 }
 
 ScaleShift scale_and_shift(const char* op, const at::Tensor& running_mean,
                            const at::Tensor& running_var,
                            const std::optional<at::Tensor>& bn_weight,
-                           const std::optional<at::Tensor>& bn_bias, double eps, int64_t channels) {
+                           const std::optional<at::Tensor>& bn_bias, double eps,
+                           const c10::SymInt& channels) {
   check_statistic(op, "running_mean", running_mean, channels);
   check_statistic(op, "running_var", running_var, channels);
   if (bn_weight) check_statistic(op, "bn_weight", *bn_weight, channels);
@@ -50,7 +51,7 @@ std::tuple<at::Tensor, at::Tensor> merge_batch_norm_statistics(
     double eps) {
   const auto [scale, shift] =
       scale_and_shift("merge_batch_norm_statistics", running_mean, running_var, bn_weight, bn_bias,
-                      eps, running_var.numel());
+                      eps, running_var.sym_numel());
   return {scale.to(running_var.scalar_type()), shift.to(running_var.scalar_type())};
 }
 
@@ -66,7 +67,7 @@ std::tuple<at::Tensor, at::Tensor> fold_batch_norm(
       !(transposed && fold_into_next), op,
       ": a batch normalization before a transposed convolution has no exact fold (border "
       "outputs see fewer kernel elements); leave it where it is");
-  const int64_t channels =
+  const c10::SymInt channels =
       fold_into_next ? input_channel_count(layer) : output_channel_count(layer);
   const auto [scale, shift] =
       scale_and_shift(op, running_mean, running_var, bn_weight, bn_bias, eps, channels);

@@ -79,6 +79,11 @@ class LayerRanges {
   at::Tensor largest_of_inputs_;
 };
 
+// Layers without data are refused, so sizes are plain numbers here.
+int64_t count(const c10::SymInt& size) {
+  return size.expect_int();
+}
+
 bool is_depthwise(const Layer& layer) {
   return layer.groups == input_channel_count(layer) && layer.groups == output_channel_count(layer);
 }
@@ -106,8 +111,8 @@ void check_chain(const std::vector<Layer>& layers, const std::vector<int64_t>& c
       TORCH_CHECK_VALUE(!inputs_taken[index], kOp, ": the inputs of layer ", index,
                         " are in two chains");
       inputs_taken[index] = true;
-      const int64_t channels = output_channel_count(layers[chain[position - 1]]);
-      const int64_t inputs = input_channel_count(layer);
+      const int64_t channels = count(output_channel_count(layers[chain[position - 1]]));
+      const int64_t inputs = count(input_channel_count(layer));
       const bool is_flattened = layer.weight.dim() == 2 && channels > 0 && inputs % channels == 0;
       TORCH_CHECK_VALUE(inputs == channels || is_flattened, kOp, ": layer ", index, " of chain ",
                         chain_index, " has ", inputs,
@@ -144,7 +149,7 @@ std::vector<int64_t> checked_input_channels(const std::vector<Layer>& layers,
     TORCH_CHECK_VALUE(
         layer.weight.numel() == 0 || addresses.insert(layer.weight.const_data_ptr()).second, kOp,
         ": weights[", index, "] is also the weight of an earlier layer; leave shared weights out");
-    input_channels.push_back(input_channel_count(layer));
+    input_channels.push_back(count(input_channel_count(layer)));
   }
   std::vector<bool> outputs_taken(layers.size());
   std::vector<bool> inputs_taken(layers.size());
@@ -197,7 +202,7 @@ EqualizationResult equalize_cross_layers_(const std::vector<Layer>& layers,
   for (const std::vector<int64_t>& chain : chains) {
     const Layer& first = layers[chain.front()];
     log_scales.push_back(
-        at::zeros({static_cast<int64_t>(chain.size()) - 1, output_channel_count(first)},
+        at::zeros({static_cast<int64_t>(chain.size()) - 1, count(output_channel_count(first))},
                   first.weight.options().dtype(at::kDouble)));
   }
 

@@ -6,6 +6,7 @@
 #include "aimet/export.h"
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/SymInt.h>
 
 #include <cstdint>
 #include <string>
@@ -25,14 +26,15 @@ struct Layer {
 // `weights[2]`) go into the message.
 AIMET_API void check_layer(const char* op, const std::string& name, const Layer& layer);
 
-AIMET_API int64_t output_channel_count(const Layer& layer);
-AIMET_API int64_t input_channel_count(const Layer& layer);
+// Symbolic, because the operators that never look at data also run on tensors of unknown size.
+AIMET_API c10::SymInt output_channel_count(const Layer& layer);
+AIMET_API c10::SymInt input_channel_count(const Layer& layer);
 
 // The weight as (groups, out / groups, in / groups, kernel elements): channel o of group g is
 // output channel g * (out / groups) + o, and likewise for inputs. `input_channels` smaller than the
 // layer's own count means a Linear behind a flatten: its columns are then channels times positions,
 // and the positions count as kernel. A view or a copy of the weight, in its dtype.
-AIMET_API at::Tensor grouped_weight(const Layer& layer, int64_t input_channels);
+AIMET_API at::Tensor grouped_weight(const Layer& layer, const c10::SymInt& input_channels);
 AIMET_API at::Tensor grouped_weight(const Layer& layer);
 
 // The inverse of grouped_weight(): `grouped` in the shape of layer.weight.

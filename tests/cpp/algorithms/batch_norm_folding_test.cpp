@@ -56,7 +56,7 @@ class EveryLayer : public testing::TestWithParam<Case> {};
 TEST_P(EveryLayer, AbsorbsTheNormalizationBehindIt) {
   const Case& c = GetParam();
   const Layer layer = random_layer(c.spatial, c.groups, c.transposed, c.has_bias);
-  const BatchNorm norm(output_channel_count(layer));
+  const BatchNorm norm(outputs_of(layer));
   const at::Tensor input = random_input(layer);
   const at::Tensor expected = norm.run(run(layer, input));
   EXPECT_LT(largest_difference(run(folded(layer, norm, false), input), expected), 1e-12);
@@ -65,7 +65,7 @@ TEST_P(EveryLayer, AbsorbsTheNormalizationBehindIt) {
 TEST_P(EveryLayer, AbsorbsTheNormalizationBeforeIt) {
   const Case& c = GetParam();
   const Layer layer = random_layer(c.spatial, c.groups, c.transposed, c.has_bias);
-  const BatchNorm norm(input_channel_count(layer));
+  const BatchNorm norm(inputs_of(layer));
   if (c.transposed) {
     EXPECT_THROW(folded(layer, norm, true), c10::NotImplementedError);
     return;
@@ -88,7 +88,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(FoldBatchNorm, IsRoundedOnceFromFloat64) {
   const Layer exact = random_layer(2, 1, false, true);
-  const BatchNorm norm(output_channel_count(exact));
+  const BatchNorm norm(outputs_of(exact));
   const Layer half{exact.weight.to(at::kHalf), exact.bias.to(at::kHalf)};
   const Layer same{half.weight.to(at::kDouble), half.bias.to(at::kDouble)};
   const Layer result = folded(half, norm, false);

@@ -41,7 +41,7 @@ Layer depthwise(int64_t channels, bool transposed = false) {
 
 // Channels of very different ranges, as batch normalization leaves them.
 Layer uneven(Layer layer) {
-  const at::Tensor factors = at::logspace(-2, 1, output_channel_count(layer), 10.0, at::kDouble);
+  const at::Tensor factors = at::logspace(-2, 1, outputs_of(layer), 10.0, at::kDouble);
   layer.weight.copy_(
       ungrouped_weight(grouped_weight(layer) * along_outputs(factors, layer), layer));
   return layer;
@@ -122,7 +122,7 @@ class EveryNetwork : public testing::TestWithParam<int> {};
 
 TEST_P(EveryNetwork, KeepsItsOutputs) {
   const Case c = network(GetParam());
-  std::vector<int64_t> shape = {2, input_channel_count(c.layers[0])};
+  std::vector<int64_t> shape = {2, inputs_of(c.layers[0])};
   for (int64_t dim = 2; dim < c.layers[0].weight.dim(); ++dim) shape.push_back(9);
   const at::Tensor input = at::randn(shape, at::kDouble);
   const at::Tensor expected = run_all(c.layers, input);

@@ -28,6 +28,13 @@ inline double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   return (a - b).abs().max().item<double>();
 }
 
+inline int64_t outputs_of(const Layer& layer) {
+  return output_channel_count(layer).expect_int();
+}
+inline int64_t inputs_of(const Layer& layer) {
+  return input_channel_count(layer).expect_int();
+}
+
 // Stride 1 and no padding.
 inline at::Tensor run(const Layer& layer, const at::Tensor& input) {
   const std::optional<at::Tensor> bias =
@@ -62,7 +69,7 @@ inline Layer random_layer(int64_t spatial, int64_t groups, bool transposed, bool
 }
 
 inline at::Tensor random_input(const Layer& layer) {
-  std::vector<int64_t> shape = {2, input_channel_count(layer)};
+  std::vector<int64_t> shape = {2, inputs_of(layer)};
   for (int64_t dim = 2; dim < layer.weight.dim(); ++dim) shape.push_back(5);
   return at::randn(shape, at::kDouble);
 }
