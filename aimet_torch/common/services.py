@@ -1,7 +1,8 @@
 """Functions of upper layers that lower layers offer to users as methods.
 
-`sim.export(...)` belongs to the simulation in the eyes of a user, but exporting is a layer above it. The package's
-`__init__` registers here which function provides a service; nothing is imported before the first call.
+`sim.export(...)` belongs to the simulation in the eyes of a user, but exporting is a layer above
+it. The package's `__init__` registers here which function provides a service; nothing is imported
+before the first call.
 """
 
 from __future__ import annotations

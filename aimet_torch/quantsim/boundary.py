@@ -1,8 +1,9 @@
 """Quantizers inside modules that cannot be traced.
 
-Such a module runs its own Python forward; its leaf modules are quantized in place. Without a graph, one run on
-the example input shows which leaf reads a tensor that no other leaf has produced: that operand gets an input
-quantizer, so that only chains of functional operators stay in floating point (the summary lists them).
+Such a module runs its own Python forward; its leaf modules are quantized in place. Without a graph,
+one run on the example input shows which leaf reads a tensor that no other leaf has produced: that
+operand gets an input quantizer, so that only chains of functional operators stay in floating point
+(the summary lists them).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from aimet_torch.quantsim.placement import Decision, param_decisions
 
 @dataclass
 class LeafUse:
-    """What one run showed about a leaf module: its operands, and how many floating results it has."""
+    """What one run showed about a leaf module: its operands and its floating results."""
 
     name: str
     module: nn.Module
@@ -96,7 +97,9 @@ def leaf_decisions(
     is_quantized = config.is_output_quantized(op_type) and not keeps_grid
     rule = config.op_rule(op_type)
     results = [
-        Decision(is_quantized, "output", is_symmetric, limits=(rule.encoding_min, rule.encoding_max))
+        Decision(
+            is_quantized, "output", is_symmetric, limits=(rule.encoding_min, rule.encoding_max)
+        )
         for _ in range(use.result_count)
     ]
     return operands, results, param_decisions(use.module, op_type, config)

@@ -36,9 +36,10 @@ def run_forward_passes(
 
     Args:
         model: the model to run.
-        callback: `callback(model)` or `callback(model, callback_args)`; or a data loader or other iterable of
-            batches, then with a progress bar. A batch is a tensor, a mapping of keyword arguments, or a tuple
-            or list of which the first `input_count` entries go to the model (what follows are labels).
+        callback: `callback(model)` or `callback(model, callback_args)`; or a data loader or other
+            iterable of batches, then with a progress bar. A batch is a tensor, a mapping of keyword
+            arguments, or a tuple or list of which the first `input_count` entries go to the model
+            (what follows are labels).
         callback_args: second argument of the callback; only with a callable.
         input_count: how many positional inputs the model takes.
         description: text of the progress bar.
@@ -55,12 +56,14 @@ def run_forward_passes(
         return
     if not isinstance(callback, Iterable):
         raise TypeError(
-            "compute_encodings: `forward_pass_callback` must be callable or an iterable of batches, got "
+            "compute_encodings: `forward_pass_callback` must be callable or an iterable of "
+            "batches, got "
             f"{type(callback).__name__}"
         )
     if callback_args is not NOT_SPECIFIED:
         raise TypeError(
-            "compute_encodings: `forward_pass_callback_args` goes with a callable; leave it out with batches"
+            "compute_encodings: `forward_pass_callback_args` goes with a callable; leave it out "
+            "with batches"
         )
     device = _device_of(model)
     count = 0
@@ -69,7 +72,9 @@ def run_forward_passes(
         model(*_to_device(args, device), **_to_device(kwargs, device))
         count += 1
     if count == 0:
-        raise ValueError("compute_encodings: `forward_pass_callback` is an iterable without batches")
+        raise ValueError(
+            "compute_encodings: `forward_pass_callback` is an iterable without batches"
+        )
 
 
 @contextlib.contextmanager
@@ -91,7 +96,7 @@ def calibrating(quantizers: Iterable[QuantizerBase]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode and no gradients; the modes of the modules are restored one by one."""
+    """Every module in eval mode, no gradients; each module gets its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -102,12 +107,15 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _arguments(model: nn.Module, batch: Any, input_count: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(
+    model: nn.Module, batch: Any, input_count: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(batch, tuple | list):
         return tuple(batch[:input_count]), {}
     if isinstance(batch, Mapping):
         known = {k: v for k, v in batch.items() if k in inspect.signature(model.forward).parameters}
-        # What a collate function adds, such as labels, is no input; a model that takes a dict gets it whole.
+        # What a collate function adds, such as labels, is no input; a model that takes a dict gets
+        # it whole.
         return bind_inputs(model, known or batch)
     return (batch,), {}
 

@@ -1,8 +1,8 @@
 """Quantsim configuration files: which tensors get a quantizer, by AIMET's JSON schema.
 
-This module reads and checks a file; `placement.py` applies it to a model's graph. The schema is AIMET's:
-booleans are the strings "True" and "False", operators go by their ONNX names. An unknown key is an error
-that gives its path, since a misspelt rule would otherwise be ignored in silence.
+This module reads and checks a file; `placement.py` applies it to a model's graph. The schema is
+AIMET's: booleans are the strings "True" and "False", operators go by their ONNX names. An unknown
+key is an error that gives its path, since a misspelt rule would otherwise be ignored in silence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SUPERGROUP_PASSES = ("MatmulAdd", "LayerNormalization", "RMSNormalization")
 
 @dataclass(frozen=True)
 class ParamRule:
-    """How one parameter (or all of them) is quantized; None leaves it to the next more general rule."""
+    """How one parameter (or all) is quantized; None leaves it to the more general rule."""
 
     is_quantized: bool | None = None
     is_symmetric: bool | None = None
@@ -65,7 +65,10 @@ class OpRule:
 
 @dataclass(frozen=True)
 class QuantSimConfig:
-    """A checked configuration. Precedence: defaults < params < op_type < supergroups < model input/output."""
+    """A checked configuration.
+
+    Precedence: defaults < params < op_type < supergroups < model input and output.
+    """
 
     default_op: OpRule
     default_param: ParamRule
@@ -118,13 +121,14 @@ def load_config(config_file: str | Path | Mapping[str, Any] | None = None) -> Qu
     """Read and check a quantsim configuration.
 
     Args:
-        config_file: a path to a JSON file; an alias ("default", "default_per_tensor", "htp_v66" to "htp_v85");
-            an already parsed mapping; or None for the default: per-channel weights, symmetric parameters,
-            asymmetric activations, biases in floating point.
+        config_file: a path to a JSON file; an alias ("default", "default_per_tensor", "htp_v66" to
+            "htp_v85"); an already parsed mapping; or None for the default: per-channel weights,
+            symmetric parameters, asymmetric activations, biases in floating point.
 
     Raises:
         FileNotFoundError: neither an alias nor a file.
-        ValueError: not JSON, an unknown or missing key, or a wrong value; the message gives the key's path.
+        ValueError: not JSON, an unknown or missing key, or a wrong value; the message gives the
+            key's path.
     """
     if isinstance(config_file, Mapping):
         return _Reader("config").config(config_file)
@@ -133,19 +137,22 @@ def load_config(config_file: str | Path | Mapping[str, Any] | None = None) -> Qu
     path = _DIRECTORY / file_name if file_name else Path(name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"QuantizationSimModel: `config_file` {name!r} is neither a file nor one of the built-in "
+            f"QuantizationSimModel: `config_file` {name!r} is neither a file nor one of the "
+            "built-in "
             f"configurations: {', '.join(_ALIASES)}"
         )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"QuantizationSimModel: `config_file` {path} is not JSON: {error}") from error
+        raise ValueError(
+            f"QuantizationSimModel: `config_file` {path} is not JSON: {error}"
+        ) from error
     config = _Reader(str(path)).config(document)
     return replace(config, hw_version=hw_version) if hw_version else config
 
 
 class _Reader:
-    """Turns the parsed JSON into a `QuantSimConfig`; every method takes a value and its path in the file."""
+    """Turns parsed JSON into a `QuantSimConfig`; methods take a value and its path in the file."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -153,7 +160,9 @@ class _Reader:
     def _fail(self, path: str, problem: str) -> ValueError:
         return ValueError(f"quantsim config {self._source}: `{path}` {problem}")
 
-    def _object(self, value: Any, path: str, allowed: tuple[str, ...] | None = None) -> Mapping[str, Any]:
+    def _object(
+        self, value: Any, path: str, allowed: tuple[str, ...] | None = None
+    ) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
             raise self._fail(path, f"must be an object, got {type(value).__name__}")
         for key in value if allowed is not None else ():
@@ -175,7 +184,9 @@ class _Reader:
     def _only_true(self, holder: Mapping[str, Any], key: str, path: str) -> bool | None:
         value = self._bool(holder, key, path)
         if value is False:
-            raise self._fail(f"{path}.{key}", 'can only be "True"; leave the key out to switch it off')
+            raise self._fail(
+                f"{path}.{key}", 'can only be "True"; leave the key out to switch it off'
+            )
         return value
 
     def _number(self, value: Any, path: str) -> float:
@@ -205,17 +216,22 @@ class _Reader:
             if "activation" not in kernel:
                 raise self._fail(where, "lacks the key `activation`")
             activation = self._kernel_side(kernel["activation"], f"{where}.activation")
-            param = self._kernel_side(kernel["param"], f"{where}.param") if "param" in kernel else ()
+            param = (
+                self._kernel_side(kernel["param"], f"{where}.param") if "param" in kernel else ()
+            )
             kernels.append(KernelType(*activation, *param))
         return tuple(kernels)
 
     def _param_rule(self, value: Any, path: str) -> ParamRule:
         rule = self._object(value, path, ("is_quantized", "is_symmetric"))
-        return ParamRule(self._bool(rule, "is_quantized", path), self._bool(rule, "is_symmetric", path))
+        return ParamRule(
+            self._bool(rule, "is_quantized", path), self._bool(rule, "is_symmetric", path)
+        )
 
     def _param_rules(self, value: Any, path: str) -> dict[str, ParamRule]:
         return {
-            name: self._param_rule(rule, f"{path}.{name}") for name, rule in self._object(value, path).items()
+            name: self._param_rule(rule, f"{path}.{name}")
+            for name, rule in self._object(value, path).items()
         }
 
     def _op_rule(self, value: Any, path: str) -> OpRule:
@@ -241,7 +257,9 @@ class _Reader:
             minimum = self._number(limits["min"], f"{where}.min")
             maximum = self._number(limits["max"], f"{where}.max") if "max" in limits else None
             if maximum is not None and maximum <= minimum:
-                raise self._fail(where, f"must have min < max, got min {minimum:g} and max {maximum:g}")
+                raise self._fail(
+                    where, f"must have min < max, got min {minimum:g} and max {maximum:g}"
+                )
         kernels = rule.get("supported_kernels")
         return OpRule(
             is_input_quantized=self._only_true(rule, "is_input_quantized", path),
@@ -251,14 +269,18 @@ class _Reader:
             params=self._param_rules(rule.get("params", {}), f"{path}.params"),
             encoding_min=minimum,
             encoding_max=maximum,
-            supported_kernels=None if kernels is None else self._kernels(kernels, f"{path}.supported_kernels"),
+            supported_kernels=None
+            if kernels is None
+            else self._kernels(kernels, f"{path}.supported_kernels"),
         )
 
     def _supergroup(self, value: Any, path: str) -> tuple[str, ...]:
         group = self._object(value, path, ("op_list",))
         names = self._list(group.get("op_list"), f"{path}.op_list")
         if len(names) < 2 or not all(isinstance(name, str) for name in names):
-            raise self._fail(f"{path}.op_list", f"must be at least two operator names, got {names!r}")
+            raise self._fail(
+                f"{path}.op_list", f"must be at least two operator names, got {names!r}"
+            )
         return tuple(names)
 
     def _hw_version(self, value: Any) -> str | None:
@@ -296,13 +318,15 @@ class _Reader:
         if "is_input_quantized" in ops:
             raise self._fail(
                 "defaults.ops.is_input_quantized",
-                "is not supported: every input is some operator's output; use `model_input` for the model's inputs",
+                "is not supported: every input is some operator's output; use `model_input` for "
+                "the model's inputs",
             )
         passes = self._list(top.get("supergroup_pass_list", []), "supergroup_pass_list")
         for i, name in enumerate(passes):
             if name not in _SUPERGROUP_PASSES:
                 raise self._fail(
-                    f"supergroup_pass_list[{i}]", f"must be one of {', '.join(_SUPERGROUP_PASSES)}, got {name!r}"
+                    f"supergroup_pass_list[{i}]",
+                    f"must be one of {', '.join(_SUPERGROUP_PASSES)}, got {name!r}",
                 )
         model_input = self._object(top["model_input"], "model_input", ("is_input_quantized",))
         model_output = self._object(top["model_output"], "model_output", ("is_output_quantized",))
@@ -314,7 +338,9 @@ class _Reader:
             default_param=self._param_rule(defaults.get("params", {}), "defaults.params"),
             strict_symmetric=bool(self._bool(defaults, "strict_symmetric", "defaults")),
             unsigned_symmetric=bool(self._bool(defaults, "unsigned_symmetric", "defaults")),
-            per_channel_quantization=bool(self._bool(defaults, "per_channel_quantization", "defaults")),
+            per_channel_quantization=bool(
+                self._bool(defaults, "per_channel_quantization", "defaults")
+            ),
             supported_kernels=self._kernels(
                 defaults.get("supported_kernels", []), "defaults.supported_kernels"
             ),
@@ -329,6 +355,10 @@ class _Reader:
                 for i, group in enumerate(self._list(top["supergroups"], "supergroups"))
             ),
             supergroup_passes=tuple(passes),
-            is_model_input_quantized=bool(self._only_true(model_input, "is_input_quantized", "model_input")),
-            is_model_output_quantized=self._only_true(model_output, "is_output_quantized", "model_output"),
+            is_model_input_quantized=bool(
+                self._only_true(model_input, "is_input_quantized", "model_input")
+            ),
+            is_model_output_quantized=self._only_true(
+                model_output, "is_output_quantized", "model_output"
+            ),
         )

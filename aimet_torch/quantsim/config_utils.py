@@ -1,4 +1,4 @@
-"""Changing the number format of chosen layers of a simulation: blocks, two-level blocks, floating point."""
+"""Changing the number format of chosen layers: blocks, two-level blocks, floating point."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def set_blockwise_quantization_for_weights(
         arg: classes of layers, modules of `sim.model`, or a predicate on modules.
         bitwidth: bits of the weights.
         symmetric: symmetric grid.
-        block_size: number of input channels that share a scale (each output channel has scales of its own); or one
-            size for each axis of the weight, -1 for a whole axis.
+        block_size: number of input channels that share a scale (each output channel has scales of
+            its own); or one size for each axis of the weight, -1 for a whole axis.
 
     Raises:
         ValueError: a block size that does not divide its axis, or no layer chosen.
@@ -49,7 +49,11 @@ def set_blockwise_quantization_for_weights(
     for name, module in _chosen(sim, arg, "set_blockwise_quantization_for_weights"):
         shape, blocks = _blocks(name, module, block_size)
         module.param_quantizers["weight"] = QuantizeDequantize(
-            shape, bitwidth, symmetric, encoding_analyzer=_analyzer(sim, shape, blocks), block_size=blocks
+            shape,
+            bitwidth,
+            symmetric,
+            encoding_analyzer=_analyzer(sim, shape, blocks),
+            block_size=blocks,
         )
 
 
@@ -64,22 +68,30 @@ def set_grouped_blockwise_quantization_for_weights(
 ) -> None:
     """Give the weights of the chosen layers two-level block scales (LPBQ).
 
-    The scale of a block is an integer times the scale of its group, so that a target can expand the weights to
-    `decompressed_bw` bits with one scale a channel.
+    The scale of a block is an integer times the scale of its group, so that a target can expand the
+    weights to `decompressed_bw` bits with one scale a channel.
 
     Args:
-        sim, arg, bitwidth, symmetric, block_size: as in `set_blockwise_quantization_for_weights`.
+        sim: the simulation.
+        arg: classes of layers, modules of `sim.model`, or a predicate on modules.
+        bitwidth: bits of the weights.
+        symmetric: must be True.
+        block_size: as in `set_blockwise_quantization_for_weights`.
         decompressed_bw: bits of the expanded weights.
-        block_grouping: number of blocks that share a floating-point scale on the axis of input channels; -1 for all.
+        block_grouping: number of blocks that share a floating-point scale on the axis of input
+            channels; -1 for all.
 
     Raises:
-        ValueError, TypeError: as `set_blockwise_quantization_for_weights`; also for an asymmetric grid.
+        ValueError, TypeError: as `set_blockwise_quantization_for_weights`; also for an asymmetric
+            grid.
     """
     for name, module in _chosen(sim, arg, "set_grouped_blockwise_quantization_for_weights"):
         shape, blocks = _blocks(name, module, block_size)
         _, input_axis = _axes(module)
         if isinstance(block_grouping, int):
-            grouping = tuple(block_grouping if axis == input_axis else 1 for axis in range(len(shape)))
+            grouping = tuple(
+                block_grouping if axis == input_axis else 1 for axis in range(len(shape))
+            )
         else:
             grouping = tuple(block_grouping)
         module.param_quantizers["weight"] = GroupedBlockQuantizeDequantize(
@@ -105,8 +117,9 @@ def set_activation_quantizers_to_float(
     Args:
         sim: the simulation.
         arg: classes of layers, modules of `sim.model`, or a predicate on modules.
-        exponent_bits, mantissa_bits: the format; or
-        dtype: torch.float16 or torch.bfloat16.
+        exponent_bits: of the format, with `mantissa_bits`.
+        mantissa_bits: of the format, with `exponent_bits`.
+        dtype: torch.float16 or torch.bfloat16, instead of the two.
 
     Raises:
         ValueError: no layer chosen, or a format that does not exist.
@@ -143,7 +156,8 @@ def _predicate(arg: LayerChoice, caller: str) -> Callable[[nn.Module], bool]:
     elif callable(arg):
         return arg
     raise TypeError(
-        f"{caller}: `arg` must be a list of module classes and modules, or a predicate, got {type(arg).__name__}"
+        f"{caller}: `arg` must be a list of module classes and modules, or a predicate, got "
+        f"{type(arg).__name__}"
     )
 
 
@@ -152,7 +166,8 @@ def _axes(module: nn.Module) -> tuple[int, int]:
         if isinstance(module, classes):
             return axes
     raise ValueError(
-        f"blockwise quantization: `arg` chooses a {type(module).__name__}; only linear, convolution and "
+        f"blockwise quantization: `arg` chooses a {type(module).__name__}; only linear, "
+        "convolution and "
         "transposed-convolution layers have input channels to divide into blocks"
     )
 
@@ -169,13 +184,18 @@ def _blocks(
     else:
         sizes = list(block_size)
     if len(sizes) != weight.dim() or any(
-        size != -1 and (size < 1 or length % size) for size, length in zip(sizes, weight.shape, strict=False)
+        size != -1 and (size < 1 or length % size)
+        for size, length in zip(sizes, weight.shape, strict=False)
     ):
         raise ValueError(
-            f"blockwise quantization: `block_size` {block_size} must divide the weight of `{name}`, of shape "
+            f"blockwise quantization: `block_size` {block_size} must divide the weight of "
+            f"`{name}`, of shape "
             f"{list(weight.shape)}, axis by axis"
         )
-    shape = tuple(1 if size == -1 else length // size for size, length in zip(sizes, weight.shape, strict=True))
+    shape = tuple(
+        1 if size == -1 else length // size
+        for size, length in zip(sizes, weight.shape, strict=True)
+    )
     return shape, tuple(sizes)
 
 

@@ -1,7 +1,7 @@
 """Encodings of a simulation by the names of its torch modules: save, load, freeze.
 
-Files are read, checked and written by the C++ library; here quantizers and entries are matched by name.
-An activation goes by its module and its number among the module's operands or results.
+Files are read, checked and written by the C++ library; here quantizers and entries are matched by
+name. An activation goes by its module and its number among the module's operands or results.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ def _quantizers(sim: QuantizationSimModel) -> Iterator[tuple[_Slot, QuantizerBas
         for param_name, quantizer in module.param_quantizers.items():
             if quantizer is not None:
                 yield _Slot(f"{name}.{param_name}" if name else param_name, "param"), quantizer
-        for kind, quantizers in (("input", module.input_quantizers), ("output", module.output_quantizers)):
+        for kind, quantizers in (
+            ("input", module.input_quantizers),
+            ("output", module.output_quantizers),
+        ):
             for index, quantizer in enumerate(quantizers):
                 if quantizer is not None:
                     yield _Slot(name, kind, index), quantizer
@@ -112,8 +115,8 @@ def load(
 ) -> None:
     """Set quantizers from a document; see `QuantizationSimModel.load_encodings`.
 
-    Every entry is checked before the first quantizer changes, so that a file that does not fit leaves the
-    simulation as it was.
+    Every entry is checked before the first quantizer changes, so that a file that does not fit
+    leaves the simulation as it was.
     """
     document = _read(encodings)
     entries = {_Slot(e["name"], "param"): e for e in document["param_encodings"]}
@@ -122,15 +125,20 @@ def load(
             slot = entry.get("module_slot")
             if slot is None:
                 raise ValueError(
-                    f"load_encodings: `encodings` names the tensor {entry['name']!r} of an ONNX graph; the "
-                    "simulation takes names of torch modules, as in the file that save_encodings_to_json writes "
+                    f"load_encodings: `encodings` names the tensor {entry['name']!r} of an ONNX "
+                    "graph; the "
+                    "simulation takes names of torch modules, as in the file that "
+                    "save_encodings_to_json writes "
                     "or the `_torch.encodings` file beside an export"
                 )
             entries[_Slot(entry["name"], slot["kind"], slot["index"])] = entry
     quantizers = dict(_quantizers(sim))
     surplus = [slot for slot in entries if slot not in quantizers]
     if surplus:
-        _report(f"`encodings` has entries without a quantizer in the simulation: {_shown(surplus)}", strict)
+        _report(
+            f"`encodings` has entries without a quantizer in the simulation: {_shown(surplus)}",
+            strict,
+        )
     found = {slot: entry for slot, entry in entries.items() if slot in quantizers}
     ranges = {slot: _range_of(slot, entry, quantizers[slot]) for slot, entry in found.items()}
     for slot, new_range in ranges.items():
@@ -140,7 +148,9 @@ def load(
         for slot in missing:
             _remove(sim, slot)
         if missing:
-            _report(f"quantizers without an entry in `encodings` were removed: {_shown(missing)}", False)
+            _report(
+                f"quantizers without an entry in `encodings` were removed: {_shown(missing)}", False
+            )
 
 
 def _report(problem: str, is_error: bool) -> None:
@@ -150,7 +160,9 @@ def _report(problem: str, is_error: bool) -> None:
 
 
 def _shown(slots: list[_Slot]) -> str:
-    return ", ".join(map(str, slots[:10])) + (f" and {len(slots) - 10} more" if len(slots) > 10 else "")
+    return ", ".join(map(str, slots[:10])) + (
+        f" and {len(slots) - 10} more" if len(slots) > 10 else ""
+    )
 
 
 def _range_of(
@@ -170,10 +182,14 @@ def _range_of(
     count = torch.Size(shape).numel()
     if scale.numel() not in (1, count):
         raise ValueError(
-            f"load_encodings: the entry of {slot} has {scale.numel()} scales, its quantizer has shape {list(shape)}"
+            f"load_encodings: the entry of {slot} has {scale.numel()} scales, its quantizer has "
+            f"shape {list(shape)}"
         )
     minimum, maximum = (lowest + offset) * scale, (highest + offset) * scale
-    return tuple(t.expand(count).reshape(shape) if t.numel() == 1 else t.reshape(shape) for t in (minimum, maximum))
+    return tuple(
+        t.expand(count).reshape(shape) if t.numel() == 1 else t.reshape(shape)
+        for t in (minimum, maximum)
+    )
 
 
 def _apply(
@@ -199,4 +215,6 @@ def _remove(sim: QuantizationSimModel, slot: _Slot) -> None:
         sim.model.get_submodule(module_name).param_quantizers[param_name] = None
     else:
         module = sim.model.get_submodule(slot.name)
-        (module.input_quantizers if slot.kind == "input" else module.output_quantizers)[slot.index] = None
+        (module.input_quantizers if slot.kind == "input" else module.output_quantizers)[
+            slot.index
+        ] = None

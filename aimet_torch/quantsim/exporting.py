@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class OnnxExporter:
-    """`sim.onnx`: the simulated network as an ordinary FP32 ONNX file with an encodings file beside it."""
+    """`sim.onnx`: an ordinary FP32 ONNX file with an encodings file beside it."""
 
     def __init__(self, sim: QuantizationSimModel) -> None:
         self._sim = sim
@@ -32,7 +32,8 @@ class OnnxExporter:
             args: example input: a tensor, a tuple of positional or a dict of keyword inputs.
             f: path of the ONNX file.
             encoding_version: "0.6.1" or "1.0.0".
-            **torch_onnx_kwargs: passed on to `torch.onnx.export` (input_names, dynamic_shapes, ...).
+            **torch_onnx_kwargs: passed on to `torch.onnx.export` (input_names, dynamic_shapes,
+                ...).
 
         Raises:
             ValueError: quantizers without a range, or an unknown version.
@@ -66,7 +67,8 @@ class ExportMethods:
     ) -> None:
         """Write the FP32 model and its encodings, as AIMET's `export` does.
 
-        Files: `<prefix>.pth` (the model without quantizers, `torch.save`), `<prefix>.onnx`, `<prefix>.encodings`
+        Files: `<prefix>.pth` (the model without quantizers, `torch.save`), `<prefix>.onnx`,
+            `<prefix>.encodings`
         (by ONNX tensor) and `<prefix>_torch.encodings` (by torch module, for `load_encodings`).
 
         Args:
@@ -74,12 +76,14 @@ class ExportMethods:
             filename_prefix: stem of the model files.
             dummy_input: example input for torch.onnx.
             onnx_export_args: further arguments for `torch.onnx.export`.
-            propagate_encodings: accepted for AIMET's sake; tensors that operators such as reshaping only move
-                always have their producer's encoding.
-            export_to_torchscript, use_embedded_encodings: not supported.
+            propagate_encodings: accepted for AIMET's sake; tensors that operators such as reshaping
+                only move always have their producer's encoding.
+            export_to_torchscript: not supported.
+            use_embedded_encodings: not supported.
             export_model: write `.pth` and `.onnx`; without it only the encodings.
             filename_prefix_encodings: stem of the encodings files; the same by default.
-            apply_param_qdq: write parameters as their quantized values; they have the same integers either way.
+            apply_param_qdq: write parameters as their quantized values; they have the same integers
+                either way.
             encoding_version: "0.6.1" or "1.0.0".
 
         Raises:
@@ -89,8 +93,10 @@ class ExportMethods:
         if export_to_torchscript or use_embedded_encodings:
             name = "export_to_torchscript" if export_to_torchscript else "use_embedded_encodings"
             raise NotImplementedError(
-                f"QuantizationSimModel.export: `{name}`=True is not supported; torch.jit.trace(sim.model, input) gives "
-                "TorchScript, aimet_torch.onnx.export an ONNX file with QuantizeLinear and DequantizeLinear"
+                f"QuantizationSimModel.export: `{name}`=True is not supported; "
+                "torch.jit.trace(sim.model, input) gives "
+                "TorchScript, aimet_torch.onnx.export an ONNX file with QuantizeLinear and "
+                "DequantizeLinear"
             )
         sim: QuantizationSimModel = self  # type: ignore[assignment]
         directory = Path(path)

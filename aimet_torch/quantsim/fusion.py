@@ -1,7 +1,8 @@
 """Chains of operators that a target computes as one: only the last one's result is quantized.
 
-Three kinds: the supergroups of a configuration (lists of operator types), foldable batch norms, and the named
-patterns of `supergroup_pass_list` (a matrix product with a bias, normalizations written out by hand).
+Three kinds: the supergroups of a configuration (lists of operator types), foldable batch norms, and
+the named patterns of `supergroup_pass_list` (a matrix product with a bias, normalizations written
+out by hand).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def is_foldable_batch_norm(op: OpNode) -> bool:
 
 
 def _match(op: OpNode, names: tuple[str, ...]) -> list[OpNode] | None:
-    """The operators after `op` that make up the supergroup `names`, with those passed on the way, or None."""
+    """The operators after `op` up to the end of the supergroup `names`; None without a match."""
     followers: list[OpNode] = []
     current = op
     for name in names[1:]:
@@ -65,13 +66,21 @@ def _is_constant(value: Value) -> bool:
 
 def _matmul_add(op: OpNode) -> list[OpNode] | None:
     following = op.next_op() if op.op_type == "MatMul" else None
-    is_bias = following is not None and following.op_type == "Add" and any(map(_is_constant, following.inputs))
+    is_bias = (
+        following is not None
+        and following.op_type == "Add"
+        and any(map(_is_constant, following.inputs))
+    )
     return [op, following] if is_bias else None
 
 
 def _square_of(op: OpNode) -> Value | None:
     """The value that `op` squares: x ** 2, x * x."""
-    if op.op_type == "Pow" and len(op.inputs) == 1 and 2 in op.fx_node.args[1:] + tuple(op.fx_node.kwargs.values()):
+    if (
+        op.op_type == "Pow"
+        and len(op.inputs) == 1
+        and 2 in op.fx_node.args[1:] + tuple(op.fx_node.kwargs.values())
+    ):
         return op.inputs[0]
     if op.op_type == "Mul" and len(op.inputs) == 2 and op.inputs[0] is op.inputs[1]:
         return op.inputs[0]
@@ -79,7 +88,7 @@ def _square_of(op: OpNode) -> Value | None:
 
 
 def _inverse_root(square: OpNode) -> tuple[list[OpNode], OpNode] | None:
-    """From x ** 2 over mean, + epsilon and root to the operator that scales by it; with those on the way."""
+    """From x ** 2 over mean, + epsilon and root, and the operator that scales by the result."""
     chain = [square]
     for allowed in (("ReduceMean",), ("Add",), ("Sqrt", "Rsqrt", "Pow")):
         following = chain[-1].next_op()
@@ -100,13 +109,17 @@ def _affine_tail(last: OpNode) -> list[OpNode]:
     tail: list[OpNode] = []
     for op_type in ("Mul", "Add"):
         following = (tail[-1] if tail else last).next_op()
-        if following is not None and following.op_type == op_type and any(map(_is_constant, following.inputs)):
+        if (
+            following is not None
+            and following.op_type == op_type
+            and any(map(_is_constant, following.inputs))
+        ):
             tail.append(following)
     return tail
 
 
 def _rms_normalization(op: OpNode) -> list[OpNode] | None:
-    """x * rsqrt(mean(x ** 2) + epsilon), and the weight behind it."""
+    """Match x * rsqrt(mean(x ** 2) + epsilon), and the weight behind it."""
     normalized = _square_of(op)
     found = _inverse_root(op) if normalized is not None else None
     if found is None or normalized not in found[1].inputs:
@@ -116,7 +129,7 @@ def _rms_normalization(op: OpNode) -> list[OpNode] | None:
 
 
 def _layer_normalization(op: OpNode) -> list[OpNode] | None:
-    """(x - mean(x)) / sqrt(mean((x - mean(x)) ** 2) + epsilon), weight and bias behind it."""
+    """Match (x - mean(x)) / sqrt(mean((x - mean(x)) ** 2) + epsilon), weight and bias behind it."""
     centered = _square_of(op)
     subtraction = centered.producer if centered is not None else None
     if subtraction is None or subtraction.op_type != "Sub" or len(subtraction.inputs) != 2:

@@ -1,7 +1,7 @@
 """Where quantizers go: applies a quantsim configuration to a model's graph.
 
-`plan` only decides, one `Decision` for every operand and result of every operator, with the reason in words
-(the summary shows it). `realize.py` makes the quantizers.
+`plan` only decides, one `Decision` for every operand and result of every operator, with the reason
+in words (the summary shows it). `realize.py` makes the quantizers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from aimet_torch.graph import GRID_PRESERVING_OPS, ModelGraph, OpNode, Value
 from aimet_torch.quantsim.config import QuantSimConfig
 from aimet_torch.quantsim.fusion import TRANSPARENT_OPS, fused_chains
 
-# Operators whose second tensor operand is a weight when it is a parameter, with the axis of its output channels.
+# Operators whose second tensor operand is a weight when it is a parameter, with the axis of its
+# output channels.
 WEIGHT_OPERAND_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}
 
 
@@ -41,7 +42,7 @@ class Decision:
 
 @dataclass
 class Plan:
-    """Decisions by (operator name, index among its tensor operands, or results, or parameter name)."""
+    """Decisions by operator name and index of the operand or result, or name of the parameter."""
 
     inputs: dict[tuple[str, int], Decision] = field(default_factory=dict)
     outputs: dict[tuple[str, int], Decision] = field(default_factory=dict)
@@ -90,18 +91,25 @@ def _output_decision(op: OpNode, value: Value, config: QuantSimConfig) -> Decisi
     # A fixed range that is symmetric about zero (Tanh, Sin) fits a symmetric grid.
     is_balanced = None not in limits and limits[0] == -limits[1]
     return Decision(
-        True, "output", is_symmetric=config.is_activation_symmetric(op.op_type) or is_balanced, limits=limits
+        True,
+        "output",
+        is_symmetric=config.is_activation_symmetric(op.op_type) or is_balanced,
+        limits=limits,
     )
 
 
-def _input_decision(op: OpNode, index: int, value: Value, config: QuantSimConfig) -> Decision | None:
-    """The decision about an operand that no operator has produced, or that the configuration names."""
+def _input_decision(
+    op: OpNode, index: int, value: Value, config: QuantSimConfig
+) -> Decision | None:
+    """Decide about an operand that no operator has produced, or that the configuration names."""
     if not value.is_float or not value.finite or op.op_type == "Boundary":
         return None
     rule = config.op_rule(op.op_type)
     if value.kind == "activation":
         if rule.is_input_quantized and not _is_on_a_grid(value):
-            return Decision(True, "input, by the configuration", config.is_activation_symmetric(op.op_type))
+            return Decision(
+                True, "input, by the configuration", config.is_activation_symmetric(op.op_type)
+            )
         return None
     if op.op_type in TRANSPARENT_OPS:
         return None
@@ -126,7 +134,9 @@ def _weight_decision(op_type: str, config: QuantSimConfig, name: str = "weight")
     rule = config.param_rule(op_type, name)
     axis = WEIGHT_OPERAND_AXIS.get(op_type, 0) if config.is_per_channel(op_type) else None
     reason = "parameter" if rule.is_quantized else "off in the configuration"
-    return Decision(bool(rule.is_quantized), reason, bool(rule.is_symmetric), is_param=True, channel_axis=axis)
+    return Decision(
+        bool(rule.is_quantized), reason, bool(rule.is_symmetric), is_param=True, channel_axis=axis
+    )
 
 
 def _decide_params(op: OpNode, config: QuantSimConfig, result: Plan) -> None:
@@ -148,7 +158,8 @@ def param_decisions(module: nn.Module, op_type: str, config: QuantSimConfig) -> 
         generation = config.hw_generation
         is_table = isinstance(module, nn.Embedding | nn.GroupNorm)
         if generation is not None and generation >= 73 and name == "weight" and is_table:
-            # From V73 on a lookup has the type of its table, and GroupNorm's weight that of its output.
+            # From V73 on a lookup has the type of its table, and GroupNorm's weight that of its
+            # output.
             decision.is_symmetric = config.is_activation_symmetric(op_type)
         decisions[name] = decision
     return decisions

@@ -53,7 +53,9 @@ class Settings:
 class Realization:
     """Quantizers whose range the configuration limits: (quantizer, min or None, max or None)."""
 
-    limits: list[tuple[QuantizeDequantize, float | None, float | None]] = field(default_factory=list)
+    limits: list[tuple[QuantizeDequantize, float | None, float | None]] = field(
+        default_factory=list
+    )
 
 
 def realize(
@@ -91,7 +93,10 @@ def realize(
         operands, results, params = leaf_decisions(use, config)
         module = _replace_by_quantized(model, use.name, use.module)
         module.reserve_quantizers(len(operands), len(results))
-        for quantizers, decisions in ((module.input_quantizers, operands), (module.output_quantizers, results)):
+        for quantizers, decisions in (
+            (module.input_quantizers, operands),
+            (module.output_quantizers, results),
+        ):
             for index, decision in enumerate(decisions):
                 quantizers[index] = maker.activation_or_none(decision)
         _quantize_params(module, params, maker)
@@ -119,14 +124,18 @@ def _replace_by_quantized(model: nn.Module, name: str, module: nn.Module) -> Qua
     return quantized
 
 
-def _quantize_params(module: QuantizationMixin, decisions: dict[str, Decision], maker: _Maker) -> None:
+def _quantize_params(
+    module: QuantizationMixin, decisions: dict[str, Decision], maker: _Maker
+) -> None:
     for name in module.param_quantizers:
         decision, tensor = decisions.get(name), getattr(module, name)
         if decision is not None and decision.is_quantized and tensor is not None:
             module.param_quantizers[name] = maker.weight(decision, tuple(tensor.shape))
 
 
-def _quantize_module(model: nn.Module, name: str, ops: list[OpNode], plan: Plan, maker: _Maker) -> None:
+def _quantize_module(
+    model: nn.Module, name: str, ops: list[OpNode], plan: Plan, maker: _Maker
+) -> None:
     module = _replace_by_quantized(model, name, ops[0].module)
     input_count = max(len(op.inputs) for op in ops)
     output_count = max(len(op.outputs) for op in ops)
@@ -142,11 +151,13 @@ def _quantize_module(model: nn.Module, name: str, ops: list[OpNode], plan: Plan,
         if op.call_index > 0:
             op.fx_node.kwargs = {**op.fx_node.kwargs, "call_site": op.call_index}
     first = ops[0].name
-    _quantize_params(module, {key[1]: d for key, d in plan.params.items() if key[0] == first}, maker)
+    _quantize_params(
+        module, {key[1]: d for key, d in plan.params.items() if key[0] == first}, maker
+    )
 
 
 class _Maker:
-    """Makes quantizers; a tensor that several operators read from outside the graph gets one for all."""
+    """Makes quantizers; an input or constant that several operators read gets one for all."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -181,7 +192,9 @@ class _Maker:
         if self._settings.data_type == QuantizationDataType.float:
             return FloatQuantizeDequantize(dtype={16: torch.float16, 32: torch.float32}[bitwidth])
         analyzer = analyzer_class(self._settings.scheme)(shape)
-        quantizer = QuantizeDequantize(shape, bitwidth, decision.is_symmetric, encoding_analyzer=analyzer)
+        quantizer = QuantizeDequantize(
+            shape, bitwidth, decision.is_symmetric, encoding_analyzer=analyzer
+        )
         low, high = decision.limits
         if low is not None or high is not None:
             self.realization.limits.append((quantizer, low, high))

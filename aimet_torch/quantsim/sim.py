@@ -42,15 +42,18 @@ _SCHEME_NAMES = {
 class QuantizationSimModel(ExportMethods):
     """Quantization simulation (QuantSim) of a PyTorch model.
 
-    The model is taken as it is: functional operators, modules called several times and nested containers need
-    no rewriting. It is traced with `torch.fx`; each call site gets quantizers of its own. What cannot be traced
-    runs as Python with its leaf modules quantized, and the summary lists what stays in floating point there.
+    The model is taken as it is: functional operators, modules called several times and nested
+        containers need
+    no rewriting. It is traced with `torch.fx`; each call site gets quantizers of its own. What
+    cannot be traced runs as Python with its leaf modules quantized, and the summary lists what
+    stays in floating point there.
 
     Args:
         model: a trained FP32 model; copied unless `in_place`.
-        dummy_input: an example input: a tensor, a tuple or list of positional inputs, or a dict of keyword
-            inputs. Only its structure, shapes and dtypes matter; the batch size stays free.
-        quant_scheme: how ranges are found: a `QuantScheme`, or "min_max", "tf", "tf_enhanced", "percentile".
+        dummy_input: an example input: a tensor, a tuple or list of positional inputs, or a dict of
+            keyword inputs. Only its structure, shapes and dtypes matter; the batch size stays free.
+        quant_scheme: how ranges are found: a `QuantScheme`, or "min_max", "tf", "tf_enhanced",
+            "percentile".
         default_output_bw: bits of activations, 4 to 32.
         default_param_bw: bits of parameters, 2 to 32.
         in_place: quantize `model` itself.
@@ -64,7 +67,8 @@ class QuantizationSimModel(ExportMethods):
         excluded_layers: names of layers that `exclude_layers_from_quantization` has stripped.
 
     Raises:
-        ValueError: a bit width, scheme or configuration that does not exist, or a model already quantized.
+        ValueError: a bit width, scheme or configuration that does not exist, or a model already
+            quantized.
         TypeError: `model` is not an `nn.Module`.
 
     >>> sim = QuantizationSimModel(torch.nn.Linear(3, 2), torch.randn(1, 3))
@@ -85,16 +89,23 @@ class QuantizationSimModel(ExportMethods):
         default_data_type: QuantizationDataType = QuantizationDataType.int,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise TypeError(f"QuantizationSimModel: `model` must be an nn.Module, got {type(model).__name__}")
+            raise TypeError(
+                f"QuantizationSimModel: `model` must be an nn.Module, got {type(model).__name__}"
+            )
         if any(isinstance(module, QuantizationMixin) for module in model.modules()):
             raise ValueError(
-                "QuantizationSimModel: `model` already holds quantized modules; pass the original model, or "
+                "QuantizationSimModel: `model` already holds quantized modules; pass the original "
+                "model, or "
                 "QuantizationSimModel.get_original_model(model)"
             )
         self.settings = Settings(
             scheme=_check_scheme(quant_scheme),
-            output_bitwidth=_check_bitwidth("default_output_bw", default_output_bw, 4, default_data_type),
-            param_bitwidth=_check_bitwidth("default_param_bw", default_param_bw, 2, default_data_type),
+            output_bitwidth=_check_bitwidth(
+                "default_output_bw", default_output_bw, 4, default_data_type
+            ),
+            param_bitwidth=_check_bitwidth(
+                "default_param_bw", default_param_bw, 2, default_data_type
+            ),
             data_type=default_data_type,
         )
         self.config = load_config(config_file)
@@ -125,7 +136,8 @@ class QuantizationSimModel(ExportMethods):
     def _positional_count(self) -> int:
         return len(bind_inputs(self.model, self.dummy_input)[0])
 
-    # -- calibration ---------------------------------------------------------------------------------------------
+    # -- calibration
+    # ---------------------------------------------------------------------------------------------
 
     def compute_encodings(
         self,
@@ -134,15 +146,17 @@ class QuantizationSimModel(ExportMethods):
     ) -> None:
         """Calibrate every quantizer on representative data.
 
-        Parameters are calibrated on their values (steps of weights then move by at most 1e-4 of themselves, so that
-        no accumulator falls on a rounding boundary and the exported model computes the very same numbers; see
-        `aimet_torch.quantsim.accumulators`). Activations are observed, unquantized, while the data runs
-        through the model in evaluation mode without gradients; 500 to 1,000 samples usually do.
+        Parameters are calibrated on their values (steps of weights then move by at most 1e-4 of
+        themselves, so that no accumulator falls on a rounding boundary and the exported model
+        computes the very same numbers; see `aimet_torch.quantsim.accumulators`). Activations are
+        observed, unquantized, while the data runs through the model in evaluation mode without
+        gradients; 500 to 1,000 samples usually do.
 
         Args:
-            forward_pass_callback: `callback(model)` or `callback(model, args)` that runs forward passes; or a
-                data loader or other iterable of batches, then with a progress bar. Of a batch that is a tuple or
-                list, as many entries as the model has inputs are used; labels behind them are left out.
+            forward_pass_callback: `callback(model)` or `callback(model, args)` that runs forward
+                passes; or a data loader or other iterable of batches, then with a progress bar. Of
+                a batch that is a tuple or list, as many entries as the model has inputs are used;
+                labels behind them are left out.
             forward_pass_callback_args: passed on to a callable.
 
         Raises:
@@ -150,13 +164,21 @@ class QuantizationSimModel(ExportMethods):
 
         Quantizers that saw no finite value keep passing their input through; a warning names them.
         """
-        with evaluation_mode(self.model):
-            for module in self.qmodules():
-                module.compute_param_encodings(overwrite=True)
-            with calibrating(self._activation_quantizers()):
-                run_forward_passes(
-                    self.model, forward_pass_callback, forward_pass_callback_args, self._positional_count()
-                )
+        before = {name: tensor.clone() for name, tensor in self.quantizer_state_dict().items()}
+        try:
+            with evaluation_mode(self.model):
+                for module in self.qmodules():
+                    module.compute_param_encodings(overwrite=True)
+                with calibrating(self._activation_quantizers()):
+                    run_forward_passes(
+                        self.model,
+                        forward_pass_callback,
+                        forward_pass_callback_args,
+                        self._positional_count(),
+                    )
+        except BaseException:  # also Ctrl-C: the ranges are as they were
+            self.model.load_state_dict(before, strict=False)
+            raise
         for quantizer, low, high in self._realization.limits:
             _apply_limits(quantizer, low, high)
         fit_weight_steps(self.graph)
@@ -171,11 +193,16 @@ class QuantizationSimModel(ExportMethods):
         return list(found.values())
 
     def _warn_of_uncalibrated(self) -> None:
-        names = [name for name, quantizer in self.named_quantizers() if not quantizer.is_initialized()]
+        names = [
+            name for name, quantizer in self.named_quantizers() if not quantizer.is_initialized()
+        ]
         if names:
-            shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            shown = ", ".join(names[:10]) + (
+                f" and {len(names) - 10} more" if len(names) > 10 else ""
+            )
             warnings.warn(
-                f"compute_encodings: these quantizers saw no finite value and pass their input through: {shown}",
+                "compute_encodings: these quantizers saw no finite value and pass their input "
+                f"through: {shown}",
                 stacklevel=3,
             )
 
@@ -190,7 +217,8 @@ class QuantizationSimModel(ExportMethods):
             if isinstance(analyzer, PercentileEncodingAnalyzer):
                 analyzer.set_percentile(percentile_value)
 
-    # -- modules and quantizers ----------------------------------------------------------------------------------
+    # -- modules and quantizers
+    # ----------------------------------------------------------------------------------
 
     def named_qmodules(self) -> Iterator[tuple[str, QuantizationMixin]]:
         """Names and quantized modules, in the order of `model.named_modules()`."""
@@ -226,7 +254,7 @@ class QuantizationSimModel(ExportMethods):
             yield parameter
 
     def quantizer_state_dict(self) -> dict[str, torch.Tensor]:
-        """State of the quantizers alone; restore it with `model.load_state_dict(state, strict=False)`."""
+        """State of the quantizers alone, for `model.load_state_dict(state, strict=False)`."""
         state = self.model.state_dict()
         prefixes = tuple(
             f"{name}."
@@ -239,8 +267,8 @@ class QuantizationSimModel(ExportMethods):
         """Remove every quantizer of some layers.
 
         Args:
-            layers_to_exclude: modules of `sim.model` or of the original model, or their names; of a container,
-                all layers inside.
+            layers_to_exclude: modules of `sim.model` or of the original model, or their names; of a
+                container, all layers inside.
 
         Raises:
             ValueError: a layer that is in neither model.
@@ -248,11 +276,16 @@ class QuantizationSimModel(ExportMethods):
         names = dict(self.model.named_modules())
         known = {module: name for name, module in names.items()}
         for layer in layers_to_exclude:
-            name = layer if isinstance(layer, str) else known.get(layer, self._names_in_original.get(layer))
+            name = (
+                layer
+                if isinstance(layer, str)
+                else known.get(layer, self._names_in_original.get(layer))
+            )
             if name not in names:
                 label = repr(layer) if isinstance(layer, str) else type(layer).__name__
                 raise ValueError(
-                    f"exclude_layers_from_quantization: `layers_to_exclude` has {label}, which is in neither "
+                    f"exclude_layers_from_quantization: `layers_to_exclude` has {label}, which is "
+                    "in neither "
                     "sim.model nor the original model"
                 )
             for inner_name, module in names[name].named_modules(prefix=name):
@@ -267,7 +300,7 @@ class QuantizationSimModel(ExportMethods):
                 module.param_quantizers[param_name_to_exclude] = None
 
     def fold_param_quantizers(self) -> None:
-        """Replace parameters by their quantized values and drop their quantizers: faster to evaluate."""
+        """Replace parameters by their quantized values and drop their quantizers: runs faster."""
         for module in self.qmodules():
             module.fold_param_quantizers()
 
@@ -288,10 +321,10 @@ class QuantizationSimModel(ExportMethods):
         drop_keyword(original, "call_site")
         return original
 
-    # -- encodings -----------------------------------------------------------------------------------------------
+    # -- encodings --------------------------------------------------------------------------------
 
     def save_encodings_to_json(self, path: str | Path, filename_prefix: str) -> None:
-        """Write `<path>/<filename_prefix>.json`: all encodings by the names of the torch modules."""
+        """Write `<path>/<filename_prefix>.json`: all encodings, by torch module."""
         encodings_io.save(self, Path(path) / f"{filename_prefix}.json")
 
     def load_encodings(
@@ -305,17 +338,23 @@ class QuantizationSimModel(ExportMethods):
         """Set quantizers from encodings by the names of the torch modules.
 
         Args:
-            encodings: a file that `save_encodings_to_json` or `export` (`_torch.encodings`) wrote, or its content.
+            encodings: a file that `save_encodings_to_json` or `export` (`_torch.encodings`) wrote,
+                or its content.
             strict: an entry without a quantizer is an error instead of a warning.
             partial: quantizers without an entry are left alone; False removes them, with a warning.
             requires_grad: whether the ranges train; None leaves it.
             allow_overwrite: whether later calibration may change the ranges.
 
         Raises:
-            ValueError: a name that does not match (strict), a shape that does not fit, a malformed file.
+            ValueError: a name that does not match (strict), a shape that does not fit, a malformed
+                file.
         """
         encodings_io.load(
-            self, encodings, strict=strict, partial=partial, requires_grad=requires_grad,
+            self,
+            encodings,
+            strict=strict,
+            partial=partial,
+            requires_grad=requires_grad,
             allow_overwrite=allow_overwrite,
         )
 
@@ -324,17 +363,25 @@ class QuantizationSimModel(ExportMethods):
     ) -> None:
         """`load_encodings`, then keep the ranges through calibration and training."""
         self.load_encodings(
-            encoding_path, strict=not ignore_when_quantizer_disabled, requires_grad=False, allow_overwrite=False
+            encoding_path,
+            strict=not ignore_when_quantizer_disabled,
+            requires_grad=False,
+            allow_overwrite=False,
         )
 
     def set_and_freeze_param_encodings(self, encoding_path: str | Path) -> None:
-        """Set and freeze parameter encodings only, such as AdaRound's; other entries are left out."""
+        """Set and freeze parameter encodings, such as AdaRound's; other entries are left out."""
         encodings_io.load(
-            self, encoding_path, strict=True, partial=True, requires_grad=False, allow_overwrite=False,
+            self,
+            encoding_path,
+            strict=True,
+            partial=True,
+            requires_grad=False,
+            allow_overwrite=False,
             params_only=True,
         )
 
-    # -- report --------------------------------------------------------------------------------------------------
+    # -- report -----------------------------------------------------------------------------------
 
     def summary(self) -> Summary:
         """What has a quantizer, what has not, and why: prints as a table, iterates as rows."""
@@ -344,8 +391,10 @@ class QuantizationSimModel(ExportMethods):
         return str(self.summary())
 
 
-def load_encodings_to_sim(quant_sim_model: QuantizationSimModel, pytorch_encoding_path: str | Path) -> None:
-    """Set quantizers of a simulation from a `_torch.encodings` file; quantizers without an entry are removed."""
+def load_encodings_to_sim(
+    quant_sim_model: QuantizationSimModel, pytorch_encoding_path: str | Path
+) -> None:
+    """Set quantizers from a `_torch.encodings` file; those without an entry are removed."""
     quant_sim_model.load_encodings(pytorch_encoding_path, partial=False)
 
 
@@ -357,7 +406,8 @@ def _check_scheme(scheme: QuantScheme | str | None) -> QuantScheme:
     if isinstance(scheme, str) and scheme in _SCHEME_NAMES:
         return _SCHEME_NAMES[scheme]
     raise ValueError(
-        f"QuantizationSimModel: `quant_scheme` must be a QuantScheme or one of {', '.join(_SCHEME_NAMES)}, "
+        "QuantizationSimModel: `quant_scheme` must be a QuantScheme or one of "
+        f"{', '.join(_SCHEME_NAMES)}, "
         f"got {scheme!r}"
     )
 
@@ -366,10 +416,14 @@ def _check_bitwidth(name: str, bitwidth: int, least: int, data_type: Quantizatio
     if data_type == QuantizationDataType.float:
         if bitwidth not in (16, 32):
             raise ValueError(
-                f"QuantizationSimModel: `{name}` must be 16 or 32 with floating-point simulation, got {bitwidth!r}"
+                f"QuantizationSimModel: `{name}` must be 16 or 32 with floating-point simulation, "
+                f"got {bitwidth!r}"
             )
     elif isinstance(bitwidth, bool) or not isinstance(bitwidth, int) or not least <= bitwidth <= 32:
-        raise ValueError(f"QuantizationSimModel: `{name}` must be an integer from {least} to 32, got {bitwidth!r}")
+        raise ValueError(
+            f"QuantizationSimModel: `{name}` must be an integer from {least} to 32, got "
+            f"{bitwidth!r}"
+        )
     return bitwidth
 
 

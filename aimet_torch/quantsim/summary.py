@@ -73,20 +73,30 @@ class Summary:
     def __str__(self) -> str:
         header = ("operator", "type", "inputs", "parameters", "outputs")
         cells = [header] + [
-            (row.name, row.op_type, *("; ".join(part) or "-" for part in (row.inputs, row.params, row.outputs)))
+            (
+                row.name,
+                row.op_type,
+                *("; ".join(part) or "-" for part in (row.inputs, row.params, row.outputs)),
+            )
             for row in self.rows
         ]
         widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
         lines.insert(1, "  ".join("-" * width for width in widths))
         lines.append("")
         lines.append(
-            f"{len(self.rows)} operators, {self.quantizer_count} quantizers, {len(self.uncalibrated)} of them without "
+            f"{len(self.rows)} operators, {self.quantizer_count} quantizers, "
+            f"{len(self.uncalibrated)} of them without "
             f"a range, {len(self.float_ops)} operators with a floating-point result"
         )
         for boundary in self.boundaries:
             ops = ", ".join(boundary["float_ops"]) or "none"
-            lines.append(f"untraceable: {boundary['name'] or 'the whole model'} ({boundary['reason']}); ")
+            lines.append(
+                f"untraceable: {boundary['name'] or 'the whole model'} ({boundary['reason']}); "
+            )
             lines.append(f"  operators in floating point there: {ops}")
         lines += [f"fixed by the example input: {text}" for text in self.specializations]
         return "\n".join(lines)
@@ -98,7 +108,8 @@ def summarize(sim: QuantizationSimModel) -> Summary:
     return Summary(
         rows=[_row(sim, op) for op in sim.graph.ops],
         boundaries=[
-            {"name": b.name, "reason": b.reason, "float_ops": list(b.unquantized_ops)} for b in sim.graph.boundaries
+            {"name": b.name, "reason": b.reason, "float_ops": list(b.unquantized_ops)}
+            for b in sim.graph.boundaries
         ],
         specializations=[str(s) for s in sim.graph.specializations],
         quantizer_count=len(quantizers),
@@ -139,7 +150,7 @@ def _at(quantizers: Any, index: int) -> QuantizerBase | None:
 
 
 def describe(quantizer: QuantizerBase) -> str:
-    """Type, granularity and range of a quantizer in a few characters, such as `uint8 [-1.2, 3.4]`."""
+    """Type, granularity and range of a quantizer in short, such as `uint8 [-1.2, 3.4]`."""
     if not hasattr(quantizer, "get_scale"):
         return f"float{quantizer.bitwidth}"
     label = f"{'' if quantizer.signed else 'u'}int{quantizer.bitwidth}"

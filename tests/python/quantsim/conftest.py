@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 
 class Net(nn.Module):
-    """Conv-bn-relu, a functional residual addition, one ReLU used twice, pooling and a classifier."""
+    """Conv-bn-relu, a functional residual addition, one ReLU used twice, pooling and a
+    classifier."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -70,7 +70,9 @@ def test_file_and_mapping_agree(tmp_path):
 
 
 def test_supported_kernels():
-    kernels = [{"activation": {"bitwidth": 16, "dtype": "int"}, "param": {"bitwidth": 8, "dtype": "int"}}]
+    kernels = [
+        {"activation": {"bitwidth": 16, "dtype": "int"}, "param": {"bitwidth": 8, "dtype": "int"}}
+    ]
     config = load_config(changed(["defaults", "supported_kernels"], kernels))
     assert config.supported_kernels == (KernelType(16, "int", 8, "int"),)
 
@@ -80,17 +82,41 @@ def test_supported_kernels():
     [
         (["defaults", "opz"], {}, r"`defaults\.opz` is an unknown key; known here: ops, params"),
         (["extra"], {}, r"`extra` is an unknown key"),
-        (["params", "bias"], {"is_quantised": "True"}, r"`params\.bias\.is_quantised` is an unknown key"),
+        (
+            ["params", "bias"],
+            {"is_quantised": "True"},
+            r"`params\.bias\.is_quantised` is an unknown key",
+        ),
         (["op_type", "Conv"], {"foo": 1}, r"`op_type\.Conv\.foo` is an unknown key"),
-        (["defaults", "params", "is_symmetric"], "yes", r'`defaults\.params\.is_symmetric` must be "True" or "False"'),
+        (
+            ["defaults", "params", "is_symmetric"],
+            "yes",
+            r'`defaults\.params\.is_symmetric` must be "True" or "False"',
+        ),
         (["defaults", "ops", "is_output_quantized"], "False", r'can only be "True"'),
         (["defaults", "ops", "is_input_quantized"], "True", r"is not supported: every input"),
-        (["supergroups"], [{"op_list": ["Conv"]}], r"`supergroups\[0\]\.op_list` must be at least two"),
+        (
+            ["supergroups"],
+            [{"op_list": ["Conv"]}],
+            r"`supergroups\[0\]\.op_list` must be at least two",
+        ),
         (["supergroups"], "Conv", r"`supergroups` must be a list, got str"),
-        (["supergroup_pass_list"], ["Nope"], r"`supergroup_pass_list\[0\]` must be one of MatmulAdd"),
+        (
+            ["supergroup_pass_list"],
+            ["Nope"],
+            r"`supergroup_pass_list\[0\]` must be one of MatmulAdd",
+        ),
         (["op_type", "Softmax", "encoding_constraints"], {"max": 1}, r"lacks the key `min`"),
-        (["op_type", "Softmax", "encoding_constraints"], {"min": 1, "max": 0}, r"must have min < max"),
-        (["op_type", "Softmax", "encoding_constraints"], {"min": "0"}, r"must be a number, got '0'"),
+        (
+            ["op_type", "Softmax", "encoding_constraints"],
+            {"min": 1, "max": 0},
+            r"must have min < max",
+        ),
+        (
+            ["op_type", "Softmax", "encoding_constraints"],
+            {"min": "0"},
+            r"must be a number, got '0'",
+        ),
         (["defaults", "hw_version"], "73", r'must look like "V73"'),
         (["defaults", "supported_kernels"], [{"param": {}}], r"lacks the key `activation`"),
         (

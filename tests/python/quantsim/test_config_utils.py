@@ -42,7 +42,11 @@ def test_blocks_on_the_input_channels(layers, x):
     sim = QuantizationSimModel(layers, x)
     kinds = [nn.Conv2d, nn.ConvTranspose2d, sim.model.fc]
     set_blockwise_quantization_for_weights(sim, kinds, bitwidth=4, symmetric=True, block_size=2)
-    shapes = {n: m.param_quantizers["weight"].shape for n, m in sim.named_qmodules() if "weight" in m.param_quantizers}
+    shapes = {
+        n: m.param_quantizers["weight"].shape
+        for n, m in sim.named_qmodules()
+        if "weight" in m.param_quantizers
+    }
     assert shapes == {"conv": (6, 4, 1, 1), "up": (3, 4, 1, 1), "fc": (16, 2), "out": (2, 1)}
     sim.compute_encodings([x])
     quantizer = sim.model.conv.param_quantizers["weight"]
@@ -57,20 +61,26 @@ def test_smaller_blocks_are_more_accurate(layers, x):
         sim = QuantizationSimModel(layers, x, default_output_bw=16)
         set_blockwise_quantization_for_weights(sim, [nn.Conv2d], 4, True, size)
         sim.compute_encodings([x])
-        return sqnr(layers.conv.weight, sim.model.conv.param_quantizers["weight"](layers.conv.weight))
+        return sqnr(
+            layers.conv.weight, sim.model.conv.param_quantizers["weight"](layers.conv.weight)
+        )
 
     assert quality(1) > quality(8)
 
 
 def test_blocks_given_axis_by_axis(layers, x):
     sim = QuantizationSimModel(layers, x)
-    set_blockwise_quantization_for_weights(sim, lambda m: isinstance(m, nn.Conv2d), 4, True, (1, 4, 3, -1))
+    set_blockwise_quantization_for_weights(
+        sim, lambda m: isinstance(m, nn.Conv2d), 4, True, (1, 4, 3, -1)
+    )
     assert sim.model.conv.param_quantizers["weight"].shape == (6, 2, 1, 1)
 
 
 def test_two_level_blocks(layers, x):
     sim = QuantizationSimModel(layers, x)
-    set_grouped_blockwise_quantization_for_weights(sim, [nn.Linear], 4, True, decompressed_bw=8, block_size=2)
+    set_grouped_blockwise_quantization_for_weights(
+        sim, [nn.Linear], 4, True, decompressed_bw=8, block_size=2
+    )
     sim.compute_encodings([x])
     scale = sim.model.fc.param_quantizers["weight"].get_scale().detach()
     per_channel = scale.amax(1, keepdim=True) / 16
@@ -91,7 +101,9 @@ def test_float_activations(layers, x):
 @pytest.mark.parametrize("size", [3, 0, (1, 4)])
 def test_block_sizes_that_do_not_fit(layers, x, size):
     sim = QuantizationSimModel(layers, x)
-    with pytest.raises(ValueError, match=r"must divide the weight of `conv`, of shape \[6, 8, 3, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"must divide the weight of `conv`, of shape \[6, 8, 3, 3\]"
+    ):
         set_blockwise_quantization_for_weights(sim, [nn.Conv2d], 4, True, size)
 
 
@@ -99,7 +111,9 @@ def test_choosing_nothing(layers, x):
     sim = QuantizationSimModel(layers, x)
     with pytest.raises(ValueError, match="chooses no layer with a quantized weight"):
         set_blockwise_quantization_for_weights(sim, [nn.Conv3d], 4, True, 2)
-    with pytest.raises(TypeError, match="must be a list of module classes and modules, or a predicate, got str"):
+    with pytest.raises(
+        TypeError, match="must be a list of module classes and modules, or a predicate, got str"
+    ):
         set_blockwise_quantization_for_weights(sim, "conv", 4, True, 2)
 
 

@@ -76,7 +76,9 @@ def test_missing_entries_remove_quantizers_only_on_request(net, data, saved):
     sim = QuantizationSimModel(net, data)
     sim.load_encodings(document)
     assert sim.model.fc.param_quantizers["weight"] is not None
-    with pytest.warns(UserWarning, match=re.escape("fc.weight, relu output 0, relu output 1") + "|relu output 0"):
+    with pytest.warns(
+        UserWarning, match=re.escape("fc.weight, relu output 0, relu output 1") + "|relu output 0"
+    ):
         sim.load_encodings(document, partial=False)
     assert sim.model.fc.param_quantizers["weight"] is None
     assert sim.model.relu.output_quantizers[1] is None
@@ -91,13 +93,27 @@ def test_load_encodings_to_sim(net, data, saved):
 def test_wrong_number_of_scales(net, data, saved):
     document = json.loads(saved[1].read_text())
     document["param_encodings"]["conv1.weight"] = document["param_encodings"]["conv1.weight"][:3]
-    with pytest.raises(ValueError, match=r"conv1.weight has 3 scales, its quantizer has shape \[8, 1, 1, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"conv1.weight has 3 scales, its quantizer has shape \[8, 1, 1, 1\]"
+    ):
         QuantizationSimModel(net, data).load_encodings(document)
 
 
 def test_names_of_onnx_tensors_are_refused(net, data):
-    entry = {"bitwidth": 8, "dtype": "int", "is_symmetric": "False", "min": -1.0, "max": 1.0, "scale": 2 / 255, "offset": -128}
-    document = {"version": "0.6.1", "activation_encodings": {"input": [entry]}, "param_encodings": {}}
+    entry = {
+        "bitwidth": 8,
+        "dtype": "int",
+        "is_symmetric": "False",
+        "min": -1.0,
+        "max": 1.0,
+        "scale": 2 / 255,
+        "offset": -128,
+    }
+    document = {
+        "version": "0.6.1",
+        "activation_encodings": {"input": [entry]},
+        "param_encodings": {},
+    }
     with pytest.raises(ValueError, match="names the tensor 'input' of an ONNX graph"):
         QuantizationSimModel(net, data).load_encodings(document)
 

@@ -41,7 +41,9 @@ def test_parameters_can_be_written_as_their_quantized_values(make_sim, net, data
 
 @pytest.mark.parametrize("option", ["export_to_torchscript", "use_embedded_encodings"])
 def test_options_that_are_not_supported_say_what_is(make_sim, data, tmp_path, option):
-    with pytest.raises(NotImplementedError, match=f"`{option}`=True is not supported; torch.jit.trace"):
+    with pytest.raises(
+        NotImplementedError, match=f"`{option}`=True is not supported; torch.jit.trace"
+    ):
         make_sim().export(tmp_path, "net", data, **{option: True})
     assert not list(tmp_path.iterdir())
 

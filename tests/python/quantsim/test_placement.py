@@ -17,7 +17,8 @@ def quantizer_places(sim: QuantizationSimModel) -> set[str]:
 
 
 def test_default_placement(make_sim):
-    """conv1+bn1+relu and add+relu are fused; pooling and flattening as AIMET's default rules say."""
+    """conv1+bn1+relu and add+relu are fused; pooling and flattening as AIMET's default rules
+    say."""
     assert quantizer_places(make_sim()) == {
         "conv1.input_quantizers.0",
         "conv1.param_quantizers.weight",
@@ -38,7 +39,10 @@ def test_each_call_of_a_module_has_its_own_range(make_sim):
 
 def test_weights_are_per_channel_by_default_and_per_tensor_on_request(make_sim):
     assert make_sim().model.conv1.param_quantizers["weight"].shape == (8, 1, 1, 1)
-    assert make_sim(config_file="default_per_tensor").model.conv1.param_quantizers["weight"].shape == ()
+    assert (
+        make_sim(config_file="default_per_tensor").model.conv1.param_quantizers["weight"].shape
+        == ()
+    )
 
 
 def test_transposed_convolution_has_its_channels_on_axis_one():
@@ -133,9 +137,14 @@ def test_htp_rules(tmp_path):
 
 def test_rules_of_a_configuration_file(net, data, tmp_path):
     rules = {
-        "defaults": {"ops": {"is_output_quantized": "True", "is_symmetric": "True"}, "params": {"is_quantized": "True"}},
+        "defaults": {
+            "ops": {"is_output_quantized": "True", "is_symmetric": "True"},
+            "params": {"is_quantized": "True"},
+        },
         "params": {},
-        "op_type": {"Conv": {"is_output_quantized": "False", "params": {"weight": {"is_symmetric": "True"}}}},
+        "op_type": {
+            "Conv": {"is_output_quantized": "False", "params": {"weight": {"is_symmetric": "True"}}}
+        },
         "supergroups": [],
         "model_input": {},
         "model_output": {},
@@ -228,5 +237,7 @@ def test_bias_added_to_a_matrix_product():
             return x @ self.weight + self.bias
 
     sim = QuantizationSimModel(Product(), torch.randn(3, 4))
-    assert {name for name in quantizer_places(sim) if "output" in name} == {"add.output_quantizers.0"}
+    assert {name for name in quantizer_places(sim) if "output" in name} == {
+        "add.output_quantizers.0"
+    }
     assert sim.model.matmul.input_quantizers[1].shape == (1, 2)

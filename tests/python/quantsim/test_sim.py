@@ -47,7 +47,9 @@ def test_every_fixture_is_simulated_as_it_is(name):
         actual = float_tensors(call_model(sim.model, fixture.inputs(2)))
     assert len(expected) == len(actual) > 0
     for e, a in zip(expected, actual, strict=True):
-        assert sqnr(e, a) > 25  # 8 bits on small random networks; below, something is quantized twice or wrongly
+        assert (
+            sqnr(e, a) > 25
+        )  # 8 bits on small random networks; below, something is quantized twice or wrongly
 
 
 @pytest.mark.parametrize(("bits", "least"), [(4, 5), (8, 30), (16, 75)])
@@ -58,7 +60,9 @@ def test_more_bits_are_closer_to_the_original(net, data, bits, least):
 
 
 @pytest.mark.parametrize(
-    "scheme", [None, "tf", "tf_enhanced", "percentile", *QuantScheme], ids=lambda s: getattr(s, "name", str(s))
+    "scheme",
+    [None, "tf", "tf_enhanced", "percentile", *QuantScheme],
+    ids=lambda s: getattr(s, "name", str(s)),
 )
 def test_every_scheme_calibrates(net, data, scheme):
     sim = QuantizationSimModel(net, data, quant_scheme=scheme)
@@ -87,7 +91,11 @@ def test_batch_size_stays_free(make_sim, data):
 
 def test_float_simulation(net, data):
     sim = QuantizationSimModel(
-        net, data, default_output_bw=16, default_param_bw=16, default_data_type=QuantizationDataType.float
+        net,
+        data,
+        default_output_bw=16,
+        default_param_bw=16,
+        default_data_type=QuantizationDataType.float,
     )
     sim.compute_encodings([data])
     out = sim.model(data)
@@ -95,7 +103,8 @@ def test_float_simulation(net, data):
     assert sqnr(net(data), out) > 50
 
 
-# -- calibration ---------------------------------------------------------------------------------------------------
+# -- calibration -----------------------------------------------------------------------------------
+# ----------------
 
 
 def test_forms_of_calibration_data_agree(net, data):
@@ -140,7 +149,11 @@ def test_modes_are_restored(net, data):
     [
         ((3,), TypeError, "must be callable or an iterable of batches, got int"),
         (([],), ValueError, "iterable without batches"),
-        (([torch.zeros(1, 3, 6, 6)], 1), TypeError, "`forward_pass_callback_args` goes with a callable"),
+        (
+            ([torch.zeros(1, 3, 6, 6)], 1),
+            TypeError,
+            "`forward_pass_callback_args` goes with a callable",
+        ),
     ],
 )
 def test_wrong_calibration_data(net, data, arguments, error, message):
@@ -198,7 +211,8 @@ def test_percentile(net, data):
         sim.set_percentile_value(30)
 
 
-# -- removing and folding ------------------------------------------------------------------------------------------
+# -- removing and folding
+# ------------------------------------------------------------------------------------------
 
 
 def test_exclude_layers_by_module_of_either_model_or_by_name(net, data):
@@ -243,7 +257,8 @@ def test_iteration(make_sim):
     assert len(list(sim.quantizer_parameters())) == 2 * len(list(sim.quantizers()))
 
 
-# -- an ordinary nn.Module -----------------------------------------------------------------------------------------
+# -- an ordinary nn.Module
+# -----------------------------------------------------------------------------------------
 
 
 def test_quantizer_state_restores_another_simulation(net, make_sim, data):
@@ -302,7 +317,8 @@ def test_torch_export(make_sim, data):
     assert torch.equal(program.module()(data), sim.model(data))
 
 
-# -- errors --------------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
+# ----------------
 
 
 @pytest.mark.parametrize(
