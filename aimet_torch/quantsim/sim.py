@@ -136,8 +136,7 @@ class QuantizationSimModel(ExportMethods):
     def _positional_count(self) -> int:
         return len(bind_inputs(self.model, self.dummy_input)[0])
 
-    # -- calibration
-    # ---------------------------------------------------------------------------------------------
+    # -- calibration -------------------------------------------------------------------------------
 
     def compute_encodings(
         self,
@@ -217,8 +216,7 @@ class QuantizationSimModel(ExportMethods):
             if isinstance(analyzer, PercentileEncodingAnalyzer):
                 analyzer.set_percentile(percentile_value)
 
-    # -- modules and quantizers
-    # ----------------------------------------------------------------------------------
+    # -- modules and quantizers --------------------------------------------------------------------
 
     def named_qmodules(self) -> Iterator[tuple[str, QuantizationMixin]]:
         """Names and quantized modules, in the order of `model.named_modules()`."""

@@ -104,7 +104,6 @@ def test_float_simulation(net, data):
 
 
 # -- calibration -----------------------------------------------------------------------------------
-# ----------------
 
 
 def test_forms_of_calibration_data_agree(net, data):
@@ -211,8 +210,7 @@ def test_percentile(net, data):
         sim.set_percentile_value(30)
 
 
-# -- removing and folding
-# ------------------------------------------------------------------------------------------
+# -- removing and folding --------------------------------------------------------------------------
 
 
 def test_exclude_layers_by_module_of_either_model_or_by_name(net, data):
@@ -257,8 +255,7 @@ def test_iteration(make_sim):
     assert len(list(sim.quantizer_parameters())) == 2 * len(list(sim.quantizers()))
 
 
-# -- an ordinary nn.Module
-# -----------------------------------------------------------------------------------------
+# -- an ordinary nn.Module -------------------------------------------------------------------------
 
 
 def test_quantizer_state_restores_another_simulation(net, make_sim, data):
@@ -318,7 +315,6 @@ def test_torch_export(make_sim, data):
 
 
 # -- errors ----------------------------------------------------------------------------------------
-# ----------------
 
 
 @pytest.mark.parametrize(
