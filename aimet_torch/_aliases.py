@@ -28,6 +28,7 @@ ALIASES = {
     "aimet_torch.onnx": "aimet_torch.export.onnx_qdq",
     "aimet_torch.quantization.affine.backends": "aimet_torch.quantization.affine",
     "aimet_torch.quantsim.quantsim": "aimet_torch.quantsim",
+    "aimet_torch.utils": "aimet_torch.nn.removal",
     # post-training techniques
     "aimet_torch.adaround": "aimet_torch.ptq.adaround",
     "aimet_torch.adaround.adaround_weight": "aimet_torch.ptq.adaround",

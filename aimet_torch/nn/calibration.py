@@ -33,6 +33,16 @@ def compute_encodings(model: nn.Module) -> Iterator[None]:
     Those of parameters are set at once. All others observe what passes within this context, which
     stays unquantized, and get their range at its end. Frozen quantizers keep theirs. Quantizers
     that saw no usable value are named in one warning, and let tensors pass unchanged afterwards.
+
+    >>> import torch
+    >>> from aimet_torch.nn import QuantizedReLU
+    >>> from aimet_torch.quantization.affine import QuantizeDequantize
+    >>> model = QuantizedReLU()
+    >>> model.output_quantizers[0] = QuantizeDequantize((), bitwidth=2, symmetric=False)
+    >>> with compute_encodings(model):
+    ...     _ = model(torch.tensor([-1.0, 3.0]))
+    >>> model(torch.tensor([0.4, 0.9])).tolist()
+    [0.0, 1.0]
     """
     compute_param_encodings(model)
     of_parameters = {

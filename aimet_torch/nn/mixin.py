@@ -29,7 +29,7 @@ class QuantizationMixin(BaseQuantizationMixin):
         class QuantizedMyModule(QuantizationMixin, MyModule):
             pass
 
-    It is optional: `from_module` makes such a class by itself for every class that has none. With
+    It is optional, as `from_module` makes such a class by itself for every class that has none. With
     a ``forward`` of its own, the class applies its quantizers itself, as in AIMET.
     """
 
@@ -104,6 +104,12 @@ class QuantizationMixin(BaseQuantizationMixin):
 
         Raises:
             TypeError: not a module.
+
+        >>> from torch import nn
+        >>> linear = nn.Linear(2, 3)
+        >>> quantized = QuantizationMixin.from_module(linear)
+        >>> type(quantized).__name__, quantized.weight is linear.weight
+        ('QuantizedLinear', True)
         """
         if not isinstance(module, nn.Module):
             raise TypeError(

@@ -137,7 +137,13 @@ class EncodingAnalyzer:
 
 
 class MinMaxEncodingAnalyzer(EncodingAnalyzer):
-    """Range from the smallest to the largest finite value."""
+    """Range from the smallest to the largest finite value.
+
+    >>> analyzer = MinMaxEncodingAnalyzer(())
+    >>> analyzer.update_stats(torch.tensor([0.5, 2.0, float("nan")]))
+    >>> analyzer.compute_encodings(num_steps=255, is_symmetric=False)
+    (tensor(0.), tensor(2.))
+    """
 
     def _search(
         self, minimum: Tensor, maximum: Tensor, qmin: int, qmax: int, is_symmetric: bool

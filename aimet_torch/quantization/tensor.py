@@ -56,6 +56,14 @@ class QuantizedTensorBase(Tensor):
 
     Attributes:
         encoding: what the values are encoded with; None once an operation made it invalid.
+
+    >>> from aimet_torch.quantization.affine import AffineEncoding
+    >>> encoding = AffineEncoding(torch.tensor(0.5), torch.tensor(0.0), bitwidth=4, signed=True)
+    >>> x = DequantizedTensor(torch.tensor([[-1.0, 3.5]]), encoding=encoding)
+    >>> x.reshape(2).quantized_repr()
+    tensor([-2,  7], dtype=torch.int8)
+    >>> x + 1
+    tensor([[0.0000, 4.5000]])
     """
 
     encoding: EncodingBase | None

@@ -33,6 +33,10 @@ class AffineEncoding(EncodingBase):
     Raises:
         TypeError: the grid is given in none or both of the forms.
         ValueError: the grid is empty.
+
+    >>> encoding = AffineEncoding(torch.tensor(0.5), torch.tensor(0.0), bitwidth=4, signed=True)
+    >>> encoding.min.item(), encoding.max.item(), encoding.granularity
+    (-4.0, 3.5, 'pertensor')
     """
 
     _tensors: tuple[str, ...] = ("scale", "offset")

@@ -49,6 +49,11 @@ def quantize(tensor: Tensor, scale: Tensor, offset: Tensor, *args: Any, **kwargs
     Raises:
         TypeError: the grid is given in none or several of the forms.
         ValueError: the grid is empty, or shapes do not fit.
+
+    >>> import torch
+    >>> x = torch.tensor([-9.0, 0.26, 9.0])
+    >>> quantize(x, torch.tensor(0.5), torch.tensor(0.0), bitwidth=4, signed=True)
+    tensor([-8.,  1.,  7.])
     """
     qmin, qmax, bound = _parse("quantize", args, kwargs)
     return ops.quantize(tensor, scale, offset, qmin, qmax, bound.get("block_size"))
@@ -75,6 +80,11 @@ def quantize_dequantize(
     Raises:
         TypeError: the grid is given in none or several of the forms.
         ValueError: the grid is empty, or shapes do not fit.
+
+    >>> import torch
+    >>> x = torch.tensor([-9.0, 0.26, 9.0])
+    >>> quantize_dequantize(x, torch.tensor(0.5), torch.tensor(0.0), qmin=-8, qmax=7)
+    tensor([-4.0000,  0.5000,  3.5000])
     """
     qmin, qmax, bound = _parse("quantize_dequantize", args, kwargs, ("zero_point_shift",))
     block_size = bound.get("block_size")

@@ -116,7 +116,7 @@ class AffineQuantizerBase(QuantizerBase):
 
     def is_initialized(self) -> bool:
         """Whether there is a range: set, calibrated or loaded."""
-        if not self._initialized:
+        if not self._initialized and not self.min.is_meta:
             # Somebody may have written to the parameters directly.
             with torch.no_grad():
                 self._initialized = not bool((self.min.isnan() | self.max.isnan()).any())

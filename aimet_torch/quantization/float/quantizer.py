@@ -45,6 +45,9 @@ class FloatQuantizeDequantize(QuantizerBase):
 
     Raises:
         ValueError: the format is given in none or both of the ways, or not known.
+
+    >>> FloatQuantizeDequantize(dtype=torch.float16)(torch.tensor([1 / 3, 1e6]))
+    DequantizedTensor([3.3325e-01, 6.5504e+04])
     """
 
     maxval: Tensor

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import aimet_torch.nn as qnn
-from aimet_torch.nn import QuantizationMixin
+from aimet_torch.nn import QuantizationMixin, removal
 from aimet_torch.quantization.affine import QuantizeDequantize
 
 
@@ -246,3 +246,28 @@ def test_weights_without_a_finite_value_pass_unchanged():
     with pytest.warns(UserWarning, match="QuantizedLinear.weight: all values of the 1 observed"):
         module.compute_param_encodings()
     assert module(torch.ones(1, 2)).isnan().all()
+
+
+def test_removing_the_quantizers_of_a_model():
+    shared = quantizer(0.0, 3.0, bits=2)
+    model = nn.Sequential(*(QuantizationMixin.from_module(m) for m in (nn.Linear(2, 2), nn.ReLU())))
+    model[0].param_quantizers["weight"] = quantizer(-1.0, 1.0, symmetric=True)
+    model[0].input_quantizers[0] = model[1].output_quantizers[0] = shared
+
+    def present():
+        linear, relu = model
+        held = (linear.input_quantizers[0], relu.output_quantizers[0])
+        return [q is not None for q in (*held, linear.param_quantizers["weight"])]
+
+    with removal.remove_input_quantizers(model):
+        assert present() == [False, True, True]
+    with removal.remove_output_quantizers([model[1], model]):
+        assert present() == [True, False, True]
+    with removal.remove_param_quantizers(model):
+        assert present() == [True, True, False]
+    with removal.remove_activation_quantizers(model):
+        assert present() == [False, False, True]
+        with removal.remove_all_quantizers(model):
+            assert present() == [False, False, False]
+        assert present() == [False, False, True]
+    assert present() == [True, True, True]
