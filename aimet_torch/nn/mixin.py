@@ -29,8 +29,7 @@ class QuantizationMixin(BaseQuantizationMixin):
         class QuantizedMyModule(QuantizationMixin, MyModule):
             pass
 
-    It is optional, as `from_module` makes such a class by itself for every class that has none. With
-    a ``forward`` of its own, the class applies its quantizers itself, as in AIMET.
+    It is optional, as `from_module` makes such a class by itself where there is none. With a ``forward`` of its own, the class applies its quantizers itself, as in AIMET.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

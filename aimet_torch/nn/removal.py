@@ -34,7 +34,7 @@ def remove_input_quantizers(modules: nn.Module | Iterable[nn.Module]) -> Removed
 
 
 def remove_output_quantizers(modules: nn.Module | Iterable[nn.Module]) -> RemovedQuantizers:
-    """Set the output quantizers of all modules in ``modules`` to None; a ``with`` block restores."""
+    """Set the output quantizers of all modules in ``modules`` to None, likewise."""
     return _remove(modules, "_remove_output_quantizers")
 
 
