@@ -76,7 +76,7 @@ def steps(simulated, result, smallest_step):
 
 def simulate(build, shapes, **options):
     torch.manual_seed(0)
-    model = build().eval()
+    model = nn.Sequential(build()) if len(shapes) == 1 else build()
     inputs = tuple(torch.randn(shape) for shape in shapes)
     return calibrated(model, *inputs, **options), inputs
 
@@ -206,7 +206,7 @@ def test_float_biases_on_request(tmp_path):
     onnx_qdq.export(sim, inputs, tmp_path / "net.onnx", export_int32_bias=False)
     conv = next(n for n in producers(tmp_path / "net.onnx").values() if n.op_type == "Conv")
     np.testing.assert_array_equal(
-        initializers(tmp_path / "net.onnx")[conv.input[2]], sim.model.bias.detach().numpy()
+        initializers(tmp_path / "net.onnx")[conv.input[2]], sim.model[0].bias.detach().numpy()
     )
 
 
@@ -246,15 +246,15 @@ def types(path):
 )
 def test_symmetric_activations_in_the_wanted_type(forced, expected, tmp_path):
     sim, inputs = simulate(*SINGLE_LAYERS["conv"])
-    quantizer = sim.model.output_quantizers[0]
+    quantizer = sim.model[0].output_quantizers[0]
     symmetric = type(quantizer)((), 8, True)
     symmetric.set_range(-2.0, 2.0)
-    sim.model.output_quantizers[0] = symmetric
+    sim.model[0].output_quantizers[0] = symmetric
     path = tmp_path / "net.onnx"
     onnx_qdq.export(sim, inputs, path, force_activation_as=forced)
     found = types(path)
     assert found[onnx.load(path).graph.output[0].name] == expected
-    assert found["weight_dequantized"] == "INT8"
+    assert found["0.weight_dequantized"] == "INT8"
     with torch.no_grad():
         expected_values = sim.model(*inputs).numpy()
     np.testing.assert_array_equal(run(path, *inputs)[0], expected_values)
@@ -275,10 +275,10 @@ def test_bit_widths(options, opset, activation, weight, tmp_path):
     onnx_qdq.export(sim, inputs, path)
     assert onnx.load(path).opset_import[0].version == opset
     found = types(path)
-    assert (found["input_dequantized"], found["weight_dequantized"]) == (activation, weight)
+    assert (found["input_dequantized"], found["0.weight_dequantized"]) == (activation, weight)
     with torch.no_grad():
         expected = sim.model(*inputs).numpy()
-    step = float(sim.model.output_quantizers[0].get_scale())
+    step = float(sim.model[0].output_quantizers[0].get_scale())
     result = run(path, *inputs)[0]
     # A 16-bit step is near float32's own error of the sums.
     assert steps(expected, result, step) <= (2.01 if activation == "UINT16" else 0.0)
@@ -287,7 +287,7 @@ def test_bit_widths(options, opset, activation, weight, tmp_path):
 def test_an_opset_that_lacks_the_type_is_refused(tmp_path):
     sim, inputs = simulate(*SINGLE_LAYERS["conv"], default_output_bw=16)
     with pytest.raises(
-        NotImplementedError, match=r"`input_quantizers\.0` \(16 bits\) needs .* 21 .* got 20"
+        NotImplementedError, match=r"`0\.input_quantizers\.0` \(16 bits\) needs .* 21 .* got 20"
     ):
         onnx_qdq.export(sim, inputs, tmp_path / "net.onnx", opset_version=20)
 
@@ -306,18 +306,18 @@ def test_force_activation_as_is_checked(tmp_path):
 
 def test_blocks(tmp_path):
     sim, inputs = simulate(lambda: nn.Linear(8, 4), [(5, 8)])
-    quantizer = sim.model.param_quantizers["weight"]
+    quantizer = sim.model[0].param_quantizers["weight"]
     blocks = type(quantizer)((4, 2), 4, True, block_size=(1, 4))
-    sim.model.param_quantizers["weight"] = blocks
+    sim.model[0].param_quantizers["weight"] = blocks
     sim.compute_encodings(lambda m: m(*inputs))
     path = tmp_path / "net.onnx"
     onnx_qdq.export(sim, inputs, path, prequantize_constants=True)
-    node = producers(path)["weight_dequantized"]
+    node = producers(path)["0.weight_dequantized"]
     assert {a.name: a.i for a in node.attribute} == {"axis": 1, "block_size": 4}
     with torch.no_grad():
         expected = sim.model(*inputs).numpy()
     assert (
-        steps(expected, run(path, *inputs)[0], float(sim.model.output_quantizers[0].get_scale()))
+        steps(expected, run(path, *inputs)[0], float(sim.model[0].output_quantizers[0].get_scale()))
         <= 1
     )
 
