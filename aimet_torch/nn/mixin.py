@@ -29,7 +29,8 @@ class QuantizationMixin(BaseQuantizationMixin):
         class QuantizedMyModule(QuantizationMixin, MyModule):
             pass
 
-    It is optional, as `from_module` makes such a class by itself where there is none. With a ``forward`` of its own, the class applies its quantizers itself, as in AIMET.
+    It is optional, as `from_module` makes such a class by itself where there is none. With a
+    ``forward`` of its own, the class applies its quantizers itself, as in AIMET.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
