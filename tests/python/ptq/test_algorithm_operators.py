@@ -88,7 +88,11 @@ def test_equalization_of_meta_tensors_is_refused():
             ValueError,
             "`groups` must be positive and divide dimension 0",
         ),
-        ({"transposed": True, "fold_into_next": True}, NotImplementedError, "has no exact fold"),
+        (
+            {"transposed": True, "fold_into_next": True, "bias": None},
+            NotImplementedError,
+            "has no exact fold",
+        ),
         ({"eps": -1.0}, ValueError, "`eps` must not be negative, got -1"),
         (
             {"weight": torch.ones(6, 2, dtype=torch.int64)},
