@@ -1,11 +1,11 @@
-// Quantize, dequantize and quantize-dequantize, and the mask of the straight-through gradient. A thread takes 16 bytes
-// at a time; formulas are core/affine.h's.
-#include <cuda_runtime.h>
-
+// Quantize, dequantize and quantize-dequantize, and the mask of the straight-through gradient. A
+// thread takes 16 bytes at a time; formulas are core/affine.h's.
 #include "aimet/core/affine.h"
 #include "aimet/cuda/elements.cuh"
 #include "aimet/cuda/kernels.h"
 #include "aimet/cuda/launch.cuh"
+
+#include <cuda_runtime.h>
 
 namespace aimet::cuda {
 namespace {
@@ -18,7 +18,9 @@ template <typename T>
 class ChannelCursor {
  public:
   __device__ __forceinline__ ChannelCursor(const AffineArguments& a, T qmin, T qmax)
-      : scale_(static_cast<const T*>(a.scale)), offset_(static_cast<const T*>(a.offset)), shape_(a.shape) {
+      : scale_(static_cast<const T*>(a.scale)),
+        offset_(static_cast<const T*>(a.offset)),
+        shape_(a.shape) {
     params_ = {T(1), T(0), qmin, qmax};
     if (shape_.channels == 1) load_channel();
   }
@@ -73,7 +75,8 @@ __device__ __forceinline__ T apply(T x, const core::AffineParams<T>& params, uns
 template <typename Element>
 __device__ __forceinline__ int pack_length(std::int64_t first, std::int64_t count) {
   const std::int64_t left = count - first;
-  return left >= Pack<Element>::kSize ? Pack<Element>::kSize : (left > 0 ? static_cast<int>(left) : 0);
+  return left >= Pack<Element>::kSize ? Pack<Element>::kSize
+                                      : (left > 0 ? static_cast<int>(left) : 0);
 }
 
 template <AffineMode mode, bool with_mask, typename Element>
@@ -99,7 +102,8 @@ __global__ void affine_kernel(AffineArguments a, std::int64_t count) {
 #pragma unroll
       for (int k = 0; k < kSize; ++k) {
         unsigned flag = 0;
-        assign(values.values[k], apply<mode, with_mask>(to_compute(values.values[k]), cursor.params(), flag));
+        assign(values.values[k],
+               apply<mode, with_mask>(to_compute(values.values[k]), cursor.params(), flag));
         if (k < length) flags |= flag << k;
         cursor.advance();
       }
@@ -116,7 +120,8 @@ __global__ void affine_kernel(AffineArguments a, std::int64_t count) {
 }
 
 template <typename Bits>
-__global__ void select_kernel(const Bits* grad, const std::uint8_t* mask, Bits* output, std::int64_t count) {
+__global__ void select_kernel(const Bits* grad, const std::uint8_t* mask, Bits* output,
+                              std::int64_t count) {
   constexpr int kSize = Pack<Bits>::kSize;
   const bool is_grad_aligned = is_pack_aligned(grad);
   const bool is_output_aligned = is_pack_aligned(output);
@@ -141,16 +146,17 @@ int launch(const AffineArguments& arguments, std::int64_t count, void* stream) {
 }
 
 template <typename Bits>
-int launch_select(const void* grad, const std::uint8_t* mask, void* output, std::int64_t count, void* stream) {
+int launch_select(const void* grad, const std::uint8_t* mask, void* output, std::int64_t count,
+                  void* stream) {
   const std::int64_t packs = (count + Pack<Bits>::kSize - 1) / Pack<Bits>::kSize;
-  return enqueue(select_kernel<Bits>, packs, stream, static_cast<const Bits*>(grad), mask, static_cast<Bits*>(output),
-                 count);
+  return enqueue(select_kernel<Bits>, packs, stream, static_cast<const Bits*>(grad), mask,
+                 static_cast<Bits*>(output), count);
 }
 
 }  // namespace
 
-int launch_affine(core::ElementType type, AffineMode mode, const AffineArguments& arguments, std::int64_t count,
-                  void* stream) {
+int launch_affine(core::ElementType type, AffineMode mode, const AffineArguments& arguments,
+                  std::int64_t count, void* stream) {
   if (count == 0) return 0;
   return with_element_type(type, [&](auto tag) {
     using Element = typename decltype(tag)::type;
@@ -160,16 +166,17 @@ int launch_affine(core::ElementType type, AffineMode mode, const AffineArguments
       case AffineMode::kDequantize:
         return launch<AffineMode::kDequantize, false, Element>(arguments, count, stream);
       case AffineMode::kQuantizeDequantize:
-        return arguments.mask == nullptr
-                   ? launch<AffineMode::kQuantizeDequantize, false, Element>(arguments, count, stream)
-                   : launch<AffineMode::kQuantizeDequantize, true, Element>(arguments, count, stream);
+        return arguments.mask == nullptr ? launch<AffineMode::kQuantizeDequantize, false, Element>(
+                                               arguments, count, stream)
+                                         : launch<AffineMode::kQuantizeDequantize, true, Element>(
+                                               arguments, count, stream);
     }
     return static_cast<int>(cudaErrorInvalidValue);
   });
 }
 
-int launch_select_by_mask(int element_size, const void* grad, const std::uint8_t* mask, void* output, std::int64_t count,
-                          void* stream) {
+int launch_select_by_mask(int element_size, const void* grad, const std::uint8_t* mask,
+                          void* output, std::int64_t count, void* stream) {
   if (count == 0) return 0;
   if (element_size == 2) return launch_select<std::uint16_t>(grad, mask, output, count, stream);
   if (element_size == 4) return launch_select<std::uint32_t>(grad, mask, output, count, stream);
@@ -177,6 +184,8 @@ int launch_select_by_mask(int element_size, const void* grad, const std::uint8_t
   return static_cast<int>(cudaErrorInvalidValue);
 }
 
-const char* error_text(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
+const char* error_text(int code) {
+  return cudaGetErrorString(static_cast<cudaError_t>(code));
+}
 
 }  // namespace aimet::cuda

@@ -1,10 +1,11 @@
-// Gradient of quantize-dequantize: of the input element by element, of scale and offset as partial sums, and the sum of
-// those. Two stages and no atomics, hence the same bits in every run, and those of the CPU.
-#include <cuda_runtime.h>
-
+// Gradient of quantize-dequantize: of the input element by element, of scale and offset as partial
+// sums, and the sum of those. Two stages and no atomics, hence the same bits in every run, and
+// those of the CPU.
 #include "aimet/core/affine.h"
 #include "aimet/cuda/kernels.h"
 #include "aimet/cuda/reduction.cuh"
+
+#include <cuda_runtime.h>
 
 namespace aimet::cuda {
 namespace {
@@ -18,7 +19,8 @@ struct GradientAccumulator {
   T scale_sum;
   T offset_sum;
 
-  __device__ __forceinline__ explicit GradientAccumulator(const core::AffineBackwardArguments& arguments)
+  __device__ __forceinline__ explicit GradientAccumulator(
+      const core::AffineBackwardArguments& arguments)
       : a(arguments),
         params{T(1), T(0), static_cast<T>(arguments.qmin), static_cast<T>(arguments.qmax)},
         scale_sum(0),
@@ -57,7 +59,8 @@ __global__ void backward_kernel(core::AffineBackwardArguments arguments) {
   reduce(arguments.reduction, accumulator);
 }
 
-__global__ void sum_partials_kernel(const double* partials, core::Reduction reduction, double* sums) {
+__global__ void sum_partials_kernel(const double* partials, core::Reduction reduction,
+                                    double* sums) {
   double sum = 0;
   combine_partials(
       reduction, [&] { sum = 0; }, [&](std::int64_t index) { sum += partials[index]; },
@@ -65,8 +68,8 @@ __global__ void sum_partials_kernel(const double* partials, core::Reduction redu
       [&](std::int64_t channel) { sums[channel] = sum; });
 }
 
-__global__ void sum_members_kernel(const double* values, const std::int64_t* members, std::int64_t count, std::int64_t size,
-                                   double* sums) {
+__global__ void sum_members_kernel(const double* values, const std::int64_t* members,
+                                   std::int64_t count, std::int64_t size, double* sums) {
   for (std::int64_t p = thread_index(); p < count; p += thread_total()) {
     double sum = 0;
     for (std::int64_t i = 0; i < size; ++i) sum += values[members[p * size + i]];
@@ -76,7 +79,8 @@ __global__ void sum_members_kernel(const double* values, const std::int64_t* mem
 
 }  // namespace
 
-int launch_affine_backward(core::ElementType type, const core::AffineBackwardArguments& arguments, void* stream) {
+int launch_affine_backward(core::ElementType type, const core::AffineBackwardArguments& arguments,
+                           void* stream) {
   const std::int64_t threads = reduction_threads(arguments.reduction);
   if (threads == 0) return 0;
   return with_element_type(type, [&](auto tag) {
@@ -85,13 +89,15 @@ int launch_affine_backward(core::ElementType type, const core::AffineBackwardArg
   });
 }
 
-int launch_sum_partials(const double* partials, const core::Reduction& reduction, double* sums, void* stream) {
+int launch_sum_partials(const double* partials, const core::Reduction& reduction, double* sums,
+                        void* stream) {
   if (reduction.shape.channels == 0) return 0;
-  return enqueue(sum_partials_kernel, reduction.shape.channels * kWarpSize, stream, partials, reduction, sums);
+  return enqueue(sum_partials_kernel, reduction.shape.channels * kWarpSize, stream, partials,
+                 reduction, sums);
 }
 
-int launch_sum_members(const double* values, const std::int64_t* members, std::int64_t count, std::int64_t size,
-                       double* sums, void* stream) {
+int launch_sum_members(const double* values, const std::int64_t* members, std::int64_t count,
+                       std::int64_t size, double* sums, void* stream) {
   if (count == 0) return 0;
   return enqueue(sum_members_kernel, count, stream, values, members, count, size, sums);
 }

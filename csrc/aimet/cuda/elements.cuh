@@ -1,13 +1,13 @@
-// Element types on the device: conversion to and from the type that is computed in, packs of 16 bytes, and integer
-// division.
+// Element types on the device: conversion to and from the type that is computed in, packs of 16
+// bytes, and integer division.
 #pragma once
+
+#include "aimet/core/geometry.h"
+#include "aimet/core/half.h"
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
-
-#include "aimet/core/geometry.h"
-#include "aimet/core/half.h"
 
 namespace aimet::cuda {
 
@@ -25,15 +25,31 @@ struct ComputeType<double> {
 template <typename Element>
 using Compute = typename ComputeType<Element>::type;
 
-__device__ __forceinline__ float to_compute(float x) { return x; }
-__device__ __forceinline__ double to_compute(double x) { return x; }
-__device__ __forceinline__ float to_compute(Half x) { return core::to_float(x); }
-__device__ __forceinline__ float to_compute(BFloat16 x) { return core::to_float(x); }
+__device__ __forceinline__ float to_compute(float x) {
+  return x;
+}
+__device__ __forceinline__ double to_compute(double x) {
+  return x;
+}
+__device__ __forceinline__ float to_compute(Half x) {
+  return core::to_float(x);
+}
+__device__ __forceinline__ float to_compute(BFloat16 x) {
+  return core::to_float(x);
+}
 
-__device__ __forceinline__ void assign(float& target, float x) { target = x; }
-__device__ __forceinline__ void assign(double& target, double x) { target = x; }
-__device__ __forceinline__ void assign(Half& target, float x) { target = core::to_half(x); }
-__device__ __forceinline__ void assign(BFloat16& target, float x) { target = core::to_bfloat16(x); }
+__device__ __forceinline__ void assign(float& target, float x) {
+  target = x;
+}
+__device__ __forceinline__ void assign(double& target, double x) {
+  target = x;
+}
+__device__ __forceinline__ void assign(Half& target, float x) {
+  target = core::to_half(x);
+}
+__device__ __forceinline__ void assign(BFloat16& target, float x) {
+  target = core::to_bfloat16(x);
+}
 
 inline constexpr int kPackBytes = 16;  // the widest load of a thread
 
@@ -49,9 +65,11 @@ __host__ __device__ __forceinline__ bool is_pack_aligned(const void* pointer) {
 
 // The first `count` (up to kSize) elements at `source`; the rest of the pack is zero.
 template <typename Element>
-__device__ __forceinline__ Pack<Element> load_pack(const Element* source, int count, bool is_aligned) {
+__device__ __forceinline__ Pack<Element> load_pack(const Element* source, int count,
+                                                   bool is_aligned) {
   Pack<Element> pack{};
-  if (is_aligned && count == Pack<Element>::kSize) return *reinterpret_cast<const Pack<Element>*>(source);
+  if (is_aligned && count == Pack<Element>::kSize)
+    return *reinterpret_cast<const Pack<Element>*>(source);
 #pragma unroll
   for (int k = 0; k < Pack<Element>::kSize; ++k) {
     if (k < count) pack.values[k] = source[k];
@@ -60,7 +78,8 @@ __device__ __forceinline__ Pack<Element> load_pack(const Element* source, int co
 }
 
 template <typename Element>
-__device__ __forceinline__ void store_pack(const Pack<Element>& pack, Element* target, int count, bool is_aligned) {
+__device__ __forceinline__ void store_pack(const Pack<Element>& pack, Element* target, int count,
+                                           bool is_aligned) {
   if (is_aligned && count == Pack<Element>::kSize) {
     *reinterpret_cast<Pack<Element>*>(target) = pack;
     return;
@@ -71,8 +90,8 @@ __device__ __forceinline__ void store_pack(const Pack<Element>& pack, Element* t
   }
 }
 
-// a / b for non-negative a and positive b. Division of 64 bits costs several times that of 32, and the branch is the
-// same for nearly all threads.
+// a / b for non-negative a and positive b. Division of 64 bits costs several times that of 32, and
+// the branch is the same for nearly all threads.
 __device__ __forceinline__ std::int64_t divide(std::int64_t a, std::int64_t b) {
   if (((a | b) >> 32) == 0) return static_cast<std::uint32_t>(a) / static_cast<std::uint32_t>(b);
   return a / b;

@@ -1,18 +1,18 @@
-// Counting values into equal bins. A block counts a part of one channel in shared memory and adds its counts to the
-// histogram in the end. Counts are integers, so atomics in any order give the same result.
+// Counting values into equal bins. A block counts a part of one channel in shared memory and adds
+// its counts to the histogram in the end. Counts are integers, so atomics in any order give the
+// same result.
 #include "aimet/core/histogram.h"
-
-#include <cuda_runtime.h>
-
 #include "aimet/cuda/elements.cuh"
 #include "aimet/cuda/kernels.h"
 #include "aimet/cuda/launch.cuh"
 
+#include <cuda_runtime.h>
+
 namespace aimet::cuda {
 namespace {
 
-// The most bins that are counted in shared memory (8 KiB a block: the largest default histogram). Histograms with more
-// are counted in place.
+// The most bins that are counted in shared memory (8 KiB a block: the largest default histogram).
+// Histograms with more are counted in place.
 constexpr std::int64_t kSharedBins = 2048;
 // Elements per block: enough to make clearing and adding up 2048 bins a small part of its work.
 constexpr std::int64_t kElementsPerBlock = 32768;
@@ -41,15 +41,18 @@ class BinCounter {
   Counter pending_ = 0;
 };
 
-// Counts the elements begin, begin + blockDim, ... below end of a channel, numbered over outer and inner.
+// Counts the elements begin, begin + blockDim, ... below end of a channel, numbered over outer and
+// inner.
 template <typename Element, typename Counter>
-__device__ __forceinline__ void count_part(const core::HistogramArguments& a, std::int64_t channel, std::int64_t begin,
-                                           std::int64_t end, core::Range<Compute<Element>> bins, Counter* counts) {
+__device__ __forceinline__ void count_part(const core::HistogramArguments& a, std::int64_t channel,
+                                           std::int64_t begin, std::int64_t end,
+                                           core::Range<Compute<Element>> bins, Counter* counts) {
   const Element* input = static_cast<const Element*>(a.input);
   BinCounter<Counter> counter(counts);
   for (std::int64_t n = begin + threadIdx.x; n < end; n += blockDim.x) {
     const std::int64_t outer = divide(n, a.shape.inner);
-    const std::int64_t index = (outer * a.shape.channels + channel) * a.shape.inner + (n - outer * a.shape.inner);
+    const std::int64_t index =
+        (outer * a.shape.channels + channel) * a.shape.inner + (n - outer * a.shape.inner);
     const auto x = to_compute(input[index]);
     if (core::is_finite(x)) counter.add(core::bin_index(x, bins, a.bin_count));
   }
@@ -58,7 +61,8 @@ __device__ __forceinline__ void count_part(const core::HistogramArguments& a, st
 
 // `part_count` parts of each channel; a block takes one part after the other.
 template <typename Element, bool is_shared>
-__global__ void histogram_kernel(core::HistogramArguments a, std::int64_t part_count, Count* histogram) {
+__global__ void histogram_kernel(core::HistogramArguments a, std::int64_t part_count,
+                                 Count* histogram) {
   using T = Compute<Element>;
   __shared__ unsigned counts[is_shared ? kSharedBins : 1];
   const std::int64_t size = a.shape.outer * a.shape.inner;
@@ -67,7 +71,8 @@ __global__ void histogram_kernel(core::HistogramArguments a, std::int64_t part_c
     const std::int64_t channel = divide(part, part_count);
     const std::int64_t begin = (part - channel * part_count) * part_size;
     const std::int64_t end = begin + part_size < size ? begin + part_size : size;
-    const core::Range<T> observed{static_cast<const T*>(a.min)[channel], static_cast<const T*>(a.max)[channel]};
+    const core::Range<T> observed{static_cast<const T*>(a.min)[channel],
+                                  static_cast<const T*>(a.max)[channel]};
     if (!core::is_observed(observed)) continue;  // the whole block
     const core::Range<T> bins = core::bin_range(observed);
     Count* target = histogram + channel * a.bin_count;
@@ -88,8 +93,8 @@ __global__ void histogram_kernel(core::HistogramArguments a, std::int64_t part_c
 
 }  // namespace
 
-int launch_histogram(core::ElementType type, const core::HistogramArguments& arguments, std::int64_t* histogram,
-                     void* stream) {
+int launch_histogram(core::ElementType type, const core::HistogramArguments& arguments,
+                     std::int64_t* histogram, void* stream) {
   const std::int64_t size = arguments.shape.outer * arguments.shape.inner;
   if (size == 0 || arguments.shape.channels == 0) return 0;
   const std::int64_t part_count = (size + kElementsPerBlock - 1) / kElementsPerBlock;
@@ -97,9 +102,10 @@ int launch_histogram(core::ElementType type, const core::HistogramArguments& arg
   Count* counts = reinterpret_cast<Count*>(histogram);
   return with_element_type(type, [&](auto tag) {
     using Element = typename decltype(tag)::type;
-    return arguments.bin_count <= kSharedBins
-               ? enqueue(histogram_kernel<Element, true>, threads, stream, arguments, part_count, counts)
-               : enqueue(histogram_kernel<Element, false>, threads, stream, arguments, part_count, counts);
+    return arguments.bin_count <= kSharedBins ? enqueue(histogram_kernel<Element, true>, threads,
+                                                        stream, arguments, part_count, counts)
+                                              : enqueue(histogram_kernel<Element, false>, threads,
+                                                        stream, arguments, part_count, counts);
   });
 }
 

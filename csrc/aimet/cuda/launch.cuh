@@ -7,7 +7,7 @@
 
 namespace aimet::cuda {
 
-inline constexpr int kThreads = 256;      // per block
+inline constexpr int kThreads = 256;  // per block
 inline constexpr int kWarpSize = 32;
 inline constexpr unsigned kFullWarp = 0xffffffffu;
 inline constexpr std::int64_t kMaxBlocks = 1 << 16;  // a grid-stride loop covers the rest
@@ -20,7 +20,8 @@ inline unsigned block_count(std::int64_t count) {
 
 // Enqueues `kernel` with as many threads as `count` asks for; a cudaError_t.
 template <typename... Parameters, typename... Arguments>
-int enqueue(void (*kernel)(Parameters...), std::int64_t count, void* stream, const Arguments&... arguments) {
+int enqueue(void (*kernel)(Parameters...), std::int64_t count, void* stream,
+            const Arguments&... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(block_count(count));
   config.blockDim = dim3(kThreads);
@@ -31,6 +32,8 @@ int enqueue(void (*kernel)(Parameters...), std::int64_t count, void* stream, con
 __device__ __forceinline__ std::int64_t thread_index() {
   return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
-__device__ __forceinline__ std::int64_t thread_total() { return static_cast<std::int64_t>(gridDim.x) * blockDim.x; }
+__device__ __forceinline__ std::int64_t thread_total() {
+  return static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+}
 
 }  // namespace aimet::cuda

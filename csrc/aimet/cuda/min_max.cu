@@ -1,10 +1,10 @@
-// Smallest and largest finite value per task of the reduction, and per channel. Minima do not depend on the order; the
-// operators drop the sign of zero.
-#include <cuda_runtime.h>
-
+// Smallest and largest finite value per task of the reduction, and per channel. Minima do not
+// depend on the order; the operators drop the sign of zero.
 #include "aimet/core/rounding.h"
 #include "aimet/cuda/kernels.h"
 #include "aimet/cuda/reduction.cuh"
+
+#include <cuda_runtime.h>
 
 namespace aimet::cuda {
 namespace {
@@ -46,7 +46,9 @@ struct LimitsAccumulator {
     const T x = to_compute(static_cast<const Element*>(a.input)[index]);
     if (core::is_finite(x)) limits.include(x, x);
   }
-  __device__ __forceinline__ void merge_lane_above(int distance) { limits.merge_lane_above(distance, core::kLanes); }
+  __device__ __forceinline__ void merge_lane_above(int distance) {
+    limits.merge_lane_above(distance, core::kLanes);
+  }
   __device__ __forceinline__ void finish(std::int64_t partial) {
     static_cast<T*>(a.partial_min)[partial] = limits.low;
     static_cast<T*>(a.partial_max)[partial] = limits.high;
@@ -60,7 +62,8 @@ __global__ void min_max_kernel(core::MinMaxArguments arguments) {
 }
 
 template <typename T>
-__global__ void combine_kernel(const T* partial_min, const T* partial_max, core::Reduction reduction, T* low, T* high) {
+__global__ void combine_kernel(const T* partial_min, const T* partial_max,
+                               core::Reduction reduction, T* low, T* high) {
   Limits<T> limits;
   combine_partials(
       reduction, [&] { limits.reset(); },
@@ -73,10 +76,11 @@ __global__ void combine_kernel(const T* partial_min, const T* partial_max, core:
 }
 
 template <typename T>
-int launch_combine(const void* partial_min, const void* partial_max, const core::Reduction& reduction, void* low,
-                   void* high, void* stream) {
-  return enqueue(combine_kernel<T>, reduction.shape.channels * kWarpSize, stream, static_cast<const T*>(partial_min),
-                 static_cast<const T*>(partial_max), reduction, static_cast<T*>(low), static_cast<T*>(high));
+int launch_combine(const void* partial_min, const void* partial_max,
+                   const core::Reduction& reduction, void* low, void* high, void* stream) {
+  return enqueue(combine_kernel<T>, reduction.shape.channels * kWarpSize, stream,
+                 static_cast<const T*>(partial_min), static_cast<const T*>(partial_max), reduction,
+                 static_cast<T*>(low), static_cast<T*>(high));
 }
 
 }  // namespace

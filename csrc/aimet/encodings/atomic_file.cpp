@@ -2,6 +2,10 @@
 
 #include "aimet/encodings/atomic_file.h"
 
+#include "aimet/encodings/errors.h"
+
+#include <fmt/format.h>
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,10 +14,6 @@
 #include <filesystem>
 #include <system_error>
 #include <utility>
-
-#include <fmt/format.h>
-
-#include "aimet/encodings/errors.h"
 
 namespace aimet::encodings {
 namespace {
@@ -113,8 +113,7 @@ int create_beside(const std::filesystem::path& target, mode_t mode, std::string*
     const std::filesystem::path candidate =
         target.parent_path() /
         fmt::format(".{}.{}.{}.tmp", target.filename().string(), ::getpid(), attempt);
-    const int descriptor =
-        ::open(candidate.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    const int descriptor = ::open(candidate.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     if (descriptor >= 0 || errno != EEXIST) {
       *temporary_path = candidate.string();
       return descriptor;
@@ -140,9 +139,9 @@ std::string read_regular_file(const std::string& path, int64_t max_bytes) {
     throw FileError(path, "not a regular file", S_ISDIR(status.st_mode) ? EISDIR : EINVAL);
   }
   if (status.st_size > max_bytes) {
-    throw FormatError(path, "",
-                      fmt::format("{} bytes are more than the limit of {} bytes", status.st_size,
-                                  max_bytes));
+    throw FormatError(
+        path, "",
+        fmt::format("{} bytes are more than the limit of {} bytes", status.st_size, max_bytes));
   }
   // A file that shrinks or grows meanwhile gives what was read; the parser judges it.
   std::string content(static_cast<size_t>(status.st_size), '\0');

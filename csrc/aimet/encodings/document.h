@@ -44,8 +44,8 @@ struct TensorEncoding {
   // Row-major over `shape`: one value for shape {}, one per channel or per block otherwise.
   // Exception LPBQ: one per channel, while `shape` is that of `per_block_int_scale`.
   std::vector<double> scale;
-  std::vector<int64_t> offset;  // as many as `scale`
-  std::vector<int64_t> shape;   // {n} when the file does not tell the axis
+  std::vector<int64_t> offset;    // as many as `scale`
+  std::vector<int64_t> shape;     // {n} when the file does not tell the axis
   double zero_point_shift = 0.0;  // 0 or 0.5
 
   std::optional<int64_t> block_size;    // elements that share a scale on the block axis
@@ -78,8 +78,12 @@ struct EncodingsDocument {
 };
 
 // Limits of a grid of `bitwidth` bits without sign, as they appear in files.
-inline int64_t level_count(int bitwidth) { return int64_t{1} << bitwidth; }
-inline int64_t half_level_count(int bitwidth) { return int64_t{1} << (bitwidth - 1); }
+inline int64_t level_count(int bitwidth) {
+  return int64_t{1} << bitwidth;
+}
+inline int64_t half_level_count(int bitwidth) {
+  return int64_t{1} << (bitwidth - 1);
+}
 
 // Offset of an encoding's element on the unsigned grid, the convention of the files.
 inline int64_t unsigned_offset(const TensorEncoding& encoding, int64_t offset) {

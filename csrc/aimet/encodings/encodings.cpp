@@ -2,17 +2,17 @@
 
 #include "aimet/encodings/encodings.h"
 
-#include <algorithm>
-#include <array>
-#include <utility>
-
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include "aimet/encodings/atomic_file.h"
 #include "aimet/encodings/format.h"
 #include "aimet/encodings/json_view.h"
 #include "aimet/encodings/sections.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
 
 namespace aimet::encodings {
 namespace {

@@ -10,14 +10,14 @@
 
 #pragma once
 
+#include "aimet/encodings/document.h"
+#include "aimet/encodings/errors.h"
+#include "aimet/export.h"
+
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "aimet/encodings/document.h"
-#include "aimet/encodings/errors.h"
-#include "aimet/export.h"
 
 namespace aimet::encodings {
 

@@ -2,10 +2,10 @@
 
 #include "aimet/encodings/errors.h"
 
+#include <fmt/format.h>
+
 #include <system_error>
 #include <utility>
-
-#include <fmt/format.h>
 
 namespace aimet::encodings {
 namespace {
@@ -31,8 +31,7 @@ EncodingsError::EncodingsError(std::string source, std::string location, std::st
 
 FileError::FileError(std::string source, const std::string& action, int error_number)
     : EncodingsError(std::move(source), "",
-                     fmt::format("{}: {}", action,
-                                 std::generic_category().message(error_number))),
+                     fmt::format("{}: {}", action, std::generic_category().message(error_number))),
       error_number_(error_number) {}
 
 }  // namespace aimet::encodings

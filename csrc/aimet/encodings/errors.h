@@ -4,10 +4,10 @@
 
 #pragma once
 
+#include "aimet/export.h"
+
 #include <stdexcept>
 #include <string>
-
-#include "aimet/export.h"
 
 namespace aimet::encodings {
 

@@ -3,11 +3,11 @@
 
 #pragma once
 
-#include <string>
-#include <string_view>
-
 #include "aimet/encodings/document.h"
 #include "aimet/encodings/json_view.h"
+
+#include <string>
+#include <string_view>
 
 namespace aimet::encodings {
 

@@ -1,14 +1,14 @@
 // Text to JSON tree, on top of nlohmann's SAX parser, which checks syntax, UTF-8 and number range.
 
+#include "aimet/encodings/json_view.h"
+
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <string>
 #include <unordered_set>
 #include <utility>
 #include <vector>
-
-#include <fmt/format.h>
-
-#include "aimet/encodings/json_view.h"
 
 namespace aimet::encodings {
 namespace {
@@ -158,9 +158,9 @@ Json& append_member(Json& object, std::string key, Json value) {
 
 Json parse_json(std::string_view text, const std::string& source, const Limits& limits) {
   if (static_cast<int64_t>(text.size()) > limits.max_bytes) {
-    throw FormatError(source, "",
-                      fmt::format("{} bytes are more than the limit of {} bytes", text.size(),
-                                  limits.max_bytes));
+    throw FormatError(
+        source, "",
+        fmt::format("{} bytes are more than the limit of {} bytes", text.size(), limits.max_bytes));
   }
   TreeBuilder builder(text, source, limits);
   Json::sax_parse(text, &builder);

@@ -2,15 +2,15 @@
 
 #include "aimet/encodings/json_view.h"
 
-#include <algorithm>
-#include <cctype>
-#include <cmath>
-#include <limits>
+#include "aimet/encodings/validate.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "aimet/encodings/validate.h"
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <limits>
 
 namespace aimet::encodings {
 namespace {

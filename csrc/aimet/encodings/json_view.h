@@ -4,6 +4,10 @@
 
 #pragma once
 
+#include "aimet/encodings/encodings.h"
+
+#include <nlohmann/json.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -12,10 +16,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <nlohmann/json.hpp>
-
-#include "aimet/encodings/encodings.h"
 
 namespace aimet::encodings {
 

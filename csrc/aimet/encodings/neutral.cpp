@@ -8,13 +8,13 @@
 //   true, "zero_point_shift": 0.5, "decompressed_bitwidth", "per_block_int_scale": [...]
 // E, in the layout by modules: "module_slot": {"kind": "input" | "output", "index": int}
 
-#include <limits>
-#include <utility>
+#include "aimet/encodings/json_view.h"
+#include "aimet/encodings/sections.h"
 
 #include <fmt/format.h>
 
-#include "aimet/encodings/json_view.h"
-#include "aimet/encodings/sections.h"
+#include <limits>
+#include <utility>
 
 namespace aimet::encodings {
 namespace {
@@ -93,9 +93,8 @@ TensorEncoding read_entry(const JsonView& entry) {
   const size_t head_size = slot ? 4 : 3;
   if (encoding.dtype == DataType::kInt && entry.json().size() > head_size) {
     entry.expect_keys({"name", "dtype", "bitwidth", "module_slot", "signed", "symmetric",
-                       "strict_symmetric", "scale", "offset", "shape", "block_size",
-                       "channel_axis", "zero_point_shift", "decompressed_bitwidth",
-                       "per_block_int_scale"});
+                       "strict_symmetric", "scale", "offset", "shape", "block_size", "channel_axis",
+                       "zero_point_shift", "decompressed_bitwidth", "per_block_int_scale"});
     read_grid(entry, encoding);
   } else {
     entry.expect_keys({"name", "dtype", "bitwidth", "module_slot"});

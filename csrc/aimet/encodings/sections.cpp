@@ -2,14 +2,14 @@
 
 #include "aimet/encodings/sections.h"
 
+#include "aimet/encodings/validate.h"
+
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
 #include <utility>
 #include <variant>
-
-#include <fmt/format.h>
-
-#include "aimet/encodings/validate.h"
 
 namespace aimet::encodings {
 namespace {

@@ -3,13 +3,13 @@
 
 #pragma once
 
+#include "aimet/encodings/document.h"
+#include "aimet/encodings/json_view.h"
+
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "aimet/encodings/document.h"
-#include "aimet/encodings/json_view.h"
 
 namespace aimet::encodings {
 

@@ -2,18 +2,18 @@
 
 #include "aimet/encodings/validate.h"
 
+#include "aimet/encodings/encodings.h"
+#include "aimet/encodings/json_view.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string_view>
 #include <unordered_set>
 #include <variant>
-
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
-#include "aimet/encodings/encodings.h"
-#include "aimet/encodings/json_view.h"
 
 namespace aimet::encodings {
 namespace {
@@ -47,9 +47,10 @@ std::string find_bitwidth_error(const TensorEncoding& encoding) {
 std::string find_lpbq_error(const TensorEncoding& encoding) {
   const int decompressed = *encoding.decompressed_bitwidth;
   if (decompressed <= encoding.bitwidth || decompressed > kMaxBitwidth) {
-    return fmt::format("`decompressed_bitwidth` must be above `bitwidth` ({}) and at most {}, "
-                       "got {}",
-                       encoding.bitwidth, kMaxBitwidth, decompressed);
+    return fmt::format(
+        "`decompressed_bitwidth` must be above `bitwidth` ({}) and at most {}, "
+        "got {}",
+        encoding.bitwidth, kMaxBitwidth, decompressed);
   }
   if (!encoding.is_signed || !encoding.is_symmetric || encoding.is_strict_symmetric ||
       std::any_of(encoding.offset.begin(), encoding.offset.end(),
@@ -123,8 +124,8 @@ std::string find_grid_error(const TensorEncoding& encoding) {
   const int64_t highest = encoding.is_strict_symmetric ? lowest : 0;
   for (const int64_t offset : encoding.offset) {
     // Bounded first, so that the conversion cannot overflow.
-    const bool is_bounded = offset >= -level_count(kMaxBitwidth) &&
-                            offset <= level_count(kMaxBitwidth);
+    const bool is_bounded =
+        offset >= -level_count(kMaxBitwidth) && offset <= level_count(kMaxBitwidth);
     if (!is_bounded || unsigned_offset(encoding, offset) < lowest ||
         unsigned_offset(encoding, offset) > highest) {
       const int64_t shift = encoding.is_signed ? half_level_count(encoding.bitwidth) : 0;

@@ -3,9 +3,9 @@
 
 #pragma once
 
-#include <string>
-
 #include "aimet/encodings/document.h"
+
+#include <string>
 
 namespace aimet::encodings {
 

@@ -2,14 +2,14 @@
 // name to a list of encodings, one per channel. Also the layout of `_torch.encodings`, in which
 // activations are filed under the inputs and outputs of modules.
 
-#include <charconv>
-#include <cmath>
-#include <utility>
+#include "aimet/encodings/format.h"
+#include "aimet/encodings/sections.h"
 
 #include <fmt/format.h>
 
-#include "aimet/encodings/format.h"
-#include "aimet/encodings/sections.h"
+#include <charconv>
+#include <cmath>
+#include <utility>
 
 namespace aimet::encodings {
 namespace {
@@ -28,8 +28,7 @@ double step_count(const TensorEncoding& encoding) {
 
 // Offset of the unsigned grid whose level 0 is the lowest level in use.
 int64_t file_offset(const TensorEncoding& encoding, size_t index) {
-  return unsigned_offset(encoding, encoding.offset[index]) +
-         (encoding.is_strict_symmetric ? 1 : 0);
+  return unsigned_offset(encoding, encoding.offset[index]) + (encoding.is_strict_symmetric ? 1 : 0);
 }
 
 double range_min(const TensorEncoding& encoding, size_t index) {
@@ -43,13 +42,12 @@ double range_max(const TensorEncoding& encoding, size_t index) {
          encoding.scale[index];
 }
 
-void expect_range_end(const JsonView& entry, std::string_view key, double expected,
-                      double scale) {
+void expect_range_end(const JsonView& entry, std::string_view key, double expected, double scale) {
   const JsonView view = entry.member(key);
   const double value = view.number();
   if (!(std::fabs(value - expected) <= kRangeToleranceSteps * scale)) {
-    view.fail(fmt::format("disagrees with `scale` and `offset`, which give {}, got {}", expected,
-                          value));
+    view.fail(
+        fmt::format("disagrees with `scale` and `offset`, which give {}, got {}", expected, value));
   }
 }
 
@@ -76,8 +74,8 @@ struct EntryHead {
 };
 
 EntryHead read_head(const JsonView& entry, bool is_dtype_required) {
-  entry.expect_keys({"bitwidth", "dtype", "is_symmetric", "min", "max", "scale", "offset",
-                     "zero_point_shift"});
+  entry.expect_keys(
+      {"bitwidth", "dtype", "is_symmetric", "min", "max", "scale", "offset", "zero_point_shift"});
   EntryHead head;
   if (is_dtype_required || entry.find("dtype")) {
     const JsonView dtype = entry.member("dtype");
@@ -117,13 +115,13 @@ TensorEncoding read_entries(const std::vector<JsonView>& entries, std::string na
   std::vector<int64_t> offsets;
   for (const JsonView& entry : entries) {
     if (read_head(entry, is_dtype_required) != head) {
-      entry.fail("differs from the first entry of the tensor in more than min, max, scale and "
-                 "offset");
+      entry.fail(
+          "differs from the first entry of the tensor in more than min, max, scale and "
+          "offset");
     }
     if (head.has_grid) {
       encoding.scale.push_back(entry.member("scale").scale());
-      offsets.push_back(
-          entry.member("offset").integral_number(1 - level_count(head.bitwidth), 0));
+      offsets.push_back(entry.member("offset").integral_number(1 - level_count(head.bitwidth), 0));
     } else if (entries.size() > 1) {
       entry.fail("an entry without `scale` must be the tensor's only one");
     }
@@ -144,8 +142,7 @@ TensorEncoding read_entries(const std::vector<JsonView>& entries, std::string na
 }
 
 // `view` is a list of entries, or a single entry as in the layout by modules.
-TensorEncoding read_tensor(const JsonView& view, const std::string& name,
-                           bool is_dtype_required) {
+TensorEncoding read_tensor(const JsonView& view, const std::string& name, bool is_dtype_required) {
   std::vector<JsonView> entries;
   if (view.is_object()) {
     entries.push_back(view);

@@ -4,15 +4,15 @@
 // LPBQ. The format has no strict symmetric grid: such encodings are written with the full one,
 // which has the same levels and one more.
 
-#include <algorithm>
-#include <limits>
-#include <utility>
-
-#include <fmt/format.h>
-
 #include "aimet/encodings/format.h"
 #include "aimet/encodings/sections.h"
 #include "aimet/encodings/validate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
 
 namespace aimet::encodings {
 namespace {
@@ -34,8 +34,8 @@ std::string read_enc_type(const JsonView& entry) {
   }
   if (enc_type != kPerTensor && enc_type != kPerChannel && enc_type != kPerBlock &&
       enc_type != kLpbq) {
-    view.fail(fmt::format("must be PER_TENSOR, PER_CHANNEL, PER_BLOCK or LPBQ, got \"{}\"",
-                          enc_type));
+    view.fail(
+        fmt::format("must be PER_TENSOR, PER_CHANNEL, PER_BLOCK or LPBQ, got \"{}\"", enc_type));
   }
   return enc_type;
 }
@@ -64,9 +64,9 @@ void read_lpbq(const JsonView& entry, TensorEncoding& encoding) {
   // The channel grid is the signed symmetric one of the decompressed bitwidth.
   encoding.is_signed = true;
   encoding.offset.assign(encoding.scale.size(), 0);
-  encoding.per_block_int_scale = read_list<int64_t>(
-      entry.member("per_block_int_scale"),
-      [](const JsonView& value) { return value.integer(1, kMaxIntScale); });
+  encoding.per_block_int_scale =
+      read_list<int64_t>(entry.member("per_block_int_scale"),
+                         [](const JsonView& value) { return value.integer(1, kMaxIntScale); });
   const auto channel_count = static_cast<int64_t>(encoding.scale.size());
   encoding.shape = {channel_count,
                     static_cast<int64_t>(encoding.per_block_int_scale.size()) / channel_count};
@@ -74,8 +74,8 @@ void read_lpbq(const JsonView& entry, TensorEncoding& encoding) {
 
 void read_grid(const JsonView& entry, std::string_view enc_type, TensorEncoding& encoding) {
   encoding.is_symmetric = entry.member("is_sym").boolean();
-  encoding.scale = read_list<double>(entry.member("scale"),
-                                     [](const JsonView& value) { return value.scale(); });
+  encoding.scale =
+      read_list<double>(entry.member("scale"), [](const JsonView& value) { return value.scale(); });
   const JsonView offset_list = entry.member("offset");
   const int64_t lowest = 1 - level_count(encoding.bitwidth);
   std::vector<int64_t> offsets = read_list<int64_t>(
@@ -119,16 +119,17 @@ TensorEncoding read_entry(const JsonView& entry) {
     entry.expect_keys({"name", "enc_type", "dtype", "bw", "is_sym", "scale", "offset",
                        "zero_point_shift", "block_size"});
   } else {
-    entry.expect_keys({"name", "enc_type", "dtype", "bw", "is_sym", "scale", "offset",
-                       "zero_point_shift"});
+    entry.expect_keys(
+        {"name", "enc_type", "dtype", "bw", "is_sym", "scale", "offset", "zero_point_shift"});
   }
   const JsonView dtype_view = entry.member("dtype");
   const std::string dtype = dtype_view.string();
   const JsonView bitwidth = entry.member("bw");
   if (dtype == "FLOAT") {
     if (enc_type != kPerTensor || entry.json().size() != 4) {
-      entry.fail("a FLOAT entry has enc_type PER_TENSOR and no keys besides name, enc_type, dtype "
-                 "and bw");
+      entry.fail(
+          "a FLOAT entry has enc_type PER_TENSOR and no keys besides name, enc_type, dtype "
+          "and bw");
     }
     encoding.dtype = DataType::kFloat;
     encoding.bitwidth = read_float_bitwidth(bitwidth);
@@ -159,8 +160,8 @@ std::string_view enc_type_of(const TensorEncoding& encoding) {
   return encoding.shape.empty() ? kPerTensor : kPerChannel;
 }
 
-void write_grid(const TensorEncoding& encoding, std::string_view section,
-                const std::string& source, Json& entry) {
+void write_grid(const TensorEncoding& encoding, std::string_view section, const std::string& source,
+                Json& entry) {
   entry["is_sym"] = encoding.is_symmetric;
   entry["scale"] = encoding.scale;
   if (encoding.is_lpbq()) {
@@ -174,9 +175,9 @@ void write_grid(const TensorEncoding& encoding, std::string_view section,
   }
   for (const Json& offset : entry["offset"]) {
     if (offset.get<int64_t>() < std::numeric_limits<int32_t>::min()) {
-      throw UnsupportedError(source, section_path(section, encoding),
-                             fmt::format("version 1.0.0 holds offsets of 32 bits, got {}",
-                                         offset.get<int64_t>()));
+      throw UnsupportedError(
+          source, section_path(section, encoding),
+          fmt::format("version 1.0.0 holds offsets of 32 bits, got {}", offset.get<int64_t>()));
     }
   }
   if (encoding.block_size.value_or(1) > kMaxBlockSize ||

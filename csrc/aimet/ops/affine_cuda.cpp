@@ -1,14 +1,14 @@
-// CUDA kernels of the affine operators: checks, layout, launches; the loops are in cuda/affine*.cu. No CUDA header:
-// everything of torch's that is needed is behind c10's device-neutral interface.
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <torch/library.h>
-
+// CUDA kernels of the affine operators: checks, layout, launches; the loops are in cuda/affine*.cu.
+// No CUDA header: everything of torch's that is needed is behind c10's device-neutral interface.
 #include "aimet/cuda/kernels.h"
 #include "aimet/ops/affine.h"
 #include "aimet/ops/checks.h"
 #include "aimet/ops/launch_cuda.h"
 #include "aimet/ops/layout.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
 
 namespace aimet {
 namespace {
@@ -19,9 +19,10 @@ struct Parameters {
   at::Tensor offset;  // (channels), compute type
 };
 
-// Values of scales on a device are not checked: reading them would make the host wait for the device.
-Parameters parameters_of(const char* op, const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
-                         at::OptionalIntArrayRef block_size) {
+// Values of scales on a device are not checked: reading them would make the host wait for the
+// device.
+Parameters parameters_of(const char* op, const at::Tensor& input, const at::Tensor& scale,
+                         const at::Tensor& offset, at::OptionalIntArrayRef block_size) {
   ops::check_device(op, "scale", scale, input.device());
   ops::check_device(op, "offset", offset, input.device());
   const at::ScalarType type = ops::compute_type(input);
@@ -31,104 +32,118 @@ Parameters parameters_of(const char* op, const at::Tensor& input, const at::Tens
   return result;
 }
 
-at::Tensor apply(const char* op, core::AffineMode mode, const at::Tensor& input, const at::Tensor& scale,
-                 const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size,
-                 const at::Tensor& mask) {
+at::Tensor apply(const char* op, core::AffineMode mode, const at::Tensor& input,
+                 const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+                 std::int64_t qmax, at::OptionalIntArrayRef block_size, const at::Tensor& mask) {
   const ops::CudaLaunch launch(op, input.device());
   const at::Tensor x = ops::dense(input);
   const Parameters parameters = parameters_of(op, x, scale, offset, block_size);
   at::Tensor output = at::empty_like(x);
-  const core::AffineArguments arguments{x.const_data_ptr(),
-                                        output.mutable_data_ptr(),
-                                        mask.defined() ? mask.mutable_data_ptr<std::uint8_t>() : nullptr,
-                                        parameters.scale.const_data_ptr(),
-                                        parameters.offset.const_data_ptr(),
-                                        parameters.layout.shape,
-                                        static_cast<double>(qmin),
-                                        static_cast<double>(qmax)};
-  launch.check(cuda::launch_affine(ops::element_type(x), mode, arguments, x.numel(), launch.stream()));
+  const core::AffineArguments arguments{
+      x.const_data_ptr(),
+      output.mutable_data_ptr(),
+      mask.defined() ? mask.mutable_data_ptr<std::uint8_t>() : nullptr,
+      parameters.scale.const_data_ptr(),
+      parameters.offset.const_data_ptr(),
+      parameters.layout.shape,
+      static_cast<double>(qmin),
+      static_cast<double>(qmax)};
+  launch.check(
+      cuda::launch_affine(ops::element_type(x), mode, arguments, x.numel(), launch.stream()));
   return output;
 }
 
-at::Tensor quantize_cuda(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
-                         std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+at::Tensor quantize_cuda(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
+                         std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size) {
   ops::check_affine("quantize", input, scale, offset, block_size);
   ops::check_grid("quantize", qmin, qmax);
-  return apply("quantize", core::AffineMode::kQuantize, input, scale, offset, qmin, qmax, block_size, {});
+  return apply("quantize", core::AffineMode::kQuantize, input, scale, offset, qmin, qmax,
+               block_size, {});
 }
 
-at::Tensor dequantize_cuda(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
-                           at::OptionalIntArrayRef block_size) {
+at::Tensor dequantize_cuda(const at::Tensor& input, const at::Tensor& scale,
+                           const at::Tensor& offset, at::OptionalIntArrayRef block_size) {
   ops::check_affine("dequantize", input, scale, offset, block_size);
-  return apply("dequantize", core::AffineMode::kDequantize, input, scale, offset, 0, 0, block_size, {});
-}
-
-at::Tensor quantize_dequantize_cuda(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
-                                    std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size) {
-  ops::check_affine("quantize_dequantize", input, scale, offset, block_size);
-  ops::check_grid("quantize_dequantize", qmin, qmax);
-  return apply("quantize_dequantize", core::AffineMode::kQuantizeDequantize, input, scale, offset, qmin, qmax, block_size,
+  return apply("dequantize", core::AffineMode::kDequantize, input, scale, offset, 0, 0, block_size,
                {});
 }
 
-std::tuple<at::Tensor, at::Tensor> mask_cuda(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
-                                             std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+at::Tensor quantize_dequantize_cuda(const at::Tensor& input, const at::Tensor& scale,
+                                    const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+                                    at::OptionalIntArrayRef block_size) {
+  ops::check_affine("quantize_dequantize", input, scale, offset, block_size);
+  ops::check_grid("quantize_dequantize", qmin, qmax);
+  return apply("quantize_dequantize", core::AffineMode::kQuantizeDequantize, input, scale, offset,
+               qmin, qmax, block_size, {});
+}
+
+std::tuple<at::Tensor, at::Tensor> mask_cuda(const at::Tensor& input, const at::Tensor& scale,
+                                             const at::Tensor& offset, std::int64_t qmin,
+                                             std::int64_t qmax,
+                                             at::OptionalIntArrayRef block_size) {
   ops::check_affine("quantize_dequantize", input, scale, offset, block_size);
   ops::check_grid("quantize_dequantize", qmin, qmax);
   at::Tensor mask = at::empty({(input.numel() + 7) / 8}, input.options().dtype(at::kByte));
-  at::Tensor output = apply("quantize_dequantize", core::AffineMode::kQuantizeDequantize, input, scale, offset, qmin, qmax,
-                            block_size, mask);
+  at::Tensor output = apply("quantize_dequantize", core::AffineMode::kQuantizeDequantize, input,
+                            scale, offset, qmin, qmax, block_size, mask);
   return {output, mask};
 }
 
 at::Tensor mask_backward_cuda(const at::Tensor& grad, const at::Tensor& mask) {
   constexpr const char* kOp = "_quantize_dequantize_mask_backward";
-  TORCH_CHECK_VALUE(grad.device() == mask.device(), kOp, ": `grad` and `mask` must be on one device, got ", grad.device(),
-                    " and ", mask.device());
+  TORCH_CHECK_VALUE(grad.device() == mask.device(), kOp,
+                    ": `grad` and `mask` must be on one device, got ", grad.device(), " and ",
+                    mask.device());
   const ops::CudaLaunch launch(kOp, grad.device());
   const at::Tensor g = ops::dense(grad);
   TORCH_CHECK_VALUE(mask.scalar_type() == at::kByte && mask.numel() == (g.numel() + 7) / 8, kOp,
-                    ": `mask` must be uint8 with one bit for each element of `grad`, got ", mask.numel(), " elements of ",
-                    mask.scalar_type(), " for grad of shape ", g.sizes());
+                    ": `mask` must be uint8 with one bit for each element of `grad`, got ",
+                    mask.numel(), " elements of ", mask.scalar_type(), " for grad of shape ",
+                    g.sizes());
   at::Tensor output = at::empty_like(g);
   const at::Tensor bits = mask.contiguous();
   launch.check(cuda::launch_select_by_mask(static_cast<int>(g.element_size()), g.const_data_ptr(),
-                                           bits.const_data_ptr<std::uint8_t>(), output.mutable_data_ptr(), g.numel(),
-                                           launch.stream()));
+                                           bits.const_data_ptr<std::uint8_t>(),
+                                           output.mutable_data_ptr(), g.numel(), launch.stream()));
   return output;
 }
 
-at::Tensor sum_partials(const at::Tensor& partials, const core::Reduction& reduction, const ops::CudaLaunch& launch) {
+at::Tensor sum_partials(const at::Tensor& partials, const core::Reduction& reduction,
+                        const ops::CudaLaunch& launch) {
   at::Tensor sums = at::empty({reduction.shape.channels}, partials.options());
-  launch.check(cuda::launch_sum_partials(partials.const_data_ptr<double>(), reduction, sums.mutable_data_ptr<double>(),
-                                         launch.stream()));
+  launch.check(cuda::launch_sum_partials(partials.const_data_ptr<double>(), reduction,
+                                         sums.mutable_data_ptr<double>(), launch.stream()));
   return sums;
 }
 
-// The gradient of a parameter from its channels' sums, or, for an offset of one element, the sum over all parameters.
-at::Tensor sum_to_parameter(const at::Tensor& channel_sums, const ops::ChannelLayout& layout, at::IntArrayRef scale_sizes,
-                            const at::Tensor& parameter, const ops::CudaLaunch& launch) {
+// The gradient of a parameter from its channels' sums, or, for an offset of one element, the sum
+// over all parameters.
+at::Tensor sum_to_parameter(const at::Tensor& channel_sums, const ops::ChannelLayout& layout,
+                            at::IntArrayRef scale_sizes, const at::Tensor& parameter,
+                            const ops::CudaLaunch& launch) {
   at::Tensor sums = channel_sums;
   if (!layout.parameter_of.empty()) {
     const std::int64_t count = c10::multiply_integers(scale_sizes);
     const at::Tensor members = ops::members_of_parameters(layout, count, channel_sums.device());
     sums = at::empty({count}, channel_sums.options());
-    launch.check(cuda::launch_sum_members(channel_sums.const_data_ptr<double>(), members.const_data_ptr<std::int64_t>(),
-                                          count, members.size(1), sums.mutable_data_ptr<double>(), launch.stream()));
+    launch.check(cuda::launch_sum_members(
+        channel_sums.const_data_ptr<double>(), members.const_data_ptr<std::int64_t>(), count,
+        members.size(1), sums.mutable_data_ptr<double>(), launch.stream()));
   }
-  if (parameter.numel() == 1) sums = sum_partials(sums, {{1, 1, sums.numel() * core::kChunk}}, launch);
+  if (parameter.numel() == 1)
+    sums = sum_partials(sums, {{1, 1, sums.numel() * core::kChunk}}, launch);
   return sums.reshape(parameter.sizes()).to(parameter.options());
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(const at::Tensor& grad, const at::Tensor& input,
-                                                             const at::Tensor& scale, const at::Tensor& offset,
-                                                             std::int64_t qmin, std::int64_t qmax,
-                                                             at::OptionalIntArrayRef block_size,
-                                                             std::array<bool, 3> output_mask) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(
+    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+    const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+    at::OptionalIntArrayRef block_size, std::array<bool, 3> output_mask) {
   constexpr const char* kOp = "_quantize_dequantize_backward";
   ops::check_affine(kOp, input, scale, offset, block_size);
   ops::check_grid(kOp, qmin, qmax);
-  TORCH_CHECK_VALUE(grad.sizes() == input.sizes(), kOp, ": `grad` must have the shape of `input`, got ", grad.sizes(), " and ",
+  TORCH_CHECK_VALUE(grad.sizes() == input.sizes(), kOp,
+                    ": `grad` must have the shape of `input`, got ", grad.sizes(), " and ",
                     input.sizes());
   const ops::CudaLaunch launch(kOp, input.device());
   ops::check_device(kOp, "grad", grad, input.device());
@@ -140,23 +155,27 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(const at::Tensor& g
   const at::TensorOptions double_options = input.options().dtype(at::kDouble);
   at::Tensor partial_scale = at::empty({reduction.partial_count()}, double_options);
   at::Tensor partial_offset = at::empty({reduction.partial_count()}, double_options);
-  const core::AffineBackwardArguments arguments{g.const_data_ptr(),
-                                                x.const_data_ptr(),
-                                                output_mask[0] ? grad_input.mutable_data_ptr() : nullptr,
-                                                parameters.scale.const_data_ptr(),
-                                                parameters.offset.const_data_ptr(),
-                                                partial_scale.mutable_data_ptr<double>(),
-                                                partial_offset.mutable_data_ptr<double>(),
-                                                reduction,
-                                                static_cast<double>(qmin),
-                                                static_cast<double>(qmax)};
+  const core::AffineBackwardArguments arguments{
+      g.const_data_ptr(),
+      x.const_data_ptr(),
+      output_mask[0] ? grad_input.mutable_data_ptr() : nullptr,
+      parameters.scale.const_data_ptr(),
+      parameters.offset.const_data_ptr(),
+      partial_scale.mutable_data_ptr<double>(),
+      partial_offset.mutable_data_ptr<double>(),
+      reduction,
+      static_cast<double>(qmin),
+      static_cast<double>(qmax)};
   launch.check(cuda::launch_affine_backward(ops::element_type(x), arguments, launch.stream()));
 
-  const auto reduced = [&](bool is_wanted, const at::Tensor& partials, const at::Tensor& parameter) {
+  const auto reduced = [&](bool is_wanted, const at::Tensor& partials,
+                           const at::Tensor& parameter) {
     if (!is_wanted) return at::empty({0}, parameter.options());
-    return sum_to_parameter(sum_partials(partials, reduction, launch), parameters.layout, scale.sizes(), parameter, launch);
+    return sum_to_parameter(sum_partials(partials, reduction, launch), parameters.layout,
+                            scale.sizes(), parameter, launch);
   };
-  return {grad_input, reduced(output_mask[1], partial_scale, scale), reduced(output_mask[2], partial_offset, offset)};
+  return {grad_input, reduced(output_mask[1], partial_scale, scale),
+          reduced(output_mask[2], partial_offset, offset)};
 }
 
 }  // namespace

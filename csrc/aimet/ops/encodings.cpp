@@ -1,5 +1,6 @@
-// read_encodings and write_encodings: the encodings library as operators, so that Python reaches it without a
-// second binding. Documents pass as JSON text (csrc/aimet/encodings/neutral.cpp has its form).
+// read_encodings and write_encodings: the encodings library as operators, so that Python reaches it
+// without a second binding. Documents pass as JSON text (csrc/aimet/encodings/neutral.cpp has its
+// form).
 #include "aimet/encodings/encodings.h"
 
 #include <c10/util/Exception.h>
@@ -10,8 +11,9 @@
 namespace aimet {
 namespace {
 
-// The library's exceptions as those that the dispatcher turns into ValueError, NotImplementedError and, for the file
-// system, RuntimeError; the error number in its text lets Python raise the OSError that the user expects.
+// The library's exceptions as those that the dispatcher turns into ValueError, NotImplementedError
+// and, for the file system, RuntimeError; the error number in its text lets Python raise the
+// OSError that the user expects.
 template <typename Function>
 auto translate_errors(const char* op, const Function& function) -> decltype(function()) {
   try {
@@ -26,12 +28,14 @@ auto translate_errors(const char* op, const Function& function) -> decltype(func
 }
 
 std::string read_encodings(std::string path) {
-  return translate_errors("read_encodings", [&] { return encodings::to_neutral_json(encodings::read_file(path)); });
+  return translate_errors("read_encodings",
+                          [&] { return encodings::to_neutral_json(encodings::read_file(path)); });
 }
 
 void write_encodings(std::string path, std::string document, std::string version) {
-  translate_errors("write_encodings",
-                   [&] { encodings::write_file(path, encodings::from_neutral_json(document), version); });
+  translate_errors("write_encodings", [&] {
+    encodings::write_file(path, encodings::from_neutral_json(document), version);
+  });
 }
 
 }  // namespace

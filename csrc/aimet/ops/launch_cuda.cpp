@@ -1,5 +1,7 @@
 #include "aimet/ops/launch_cuda.h"
 
+#include "aimet/cuda/kernels.h"
+
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/tensor.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -7,15 +9,14 @@
 
 #include <vector>
 
-#include "aimet/cuda/kernels.h"
-
 namespace aimet::ops {
 
 namespace {
 
 // Reached when another argument is on a CUDA device.
 c10::Device expect_cuda(const char* op, c10::Device device) {
-  TORCH_CHECK_VALUE(device.is_cuda(), op, ": `input` must be on the CUDA device of the other arguments, got ", device,
+  TORCH_CHECK_VALUE(device.is_cuda(), op,
+                    ": `input` must be on the CUDA device of the other arguments, got ", device,
                     "; move it with .to()");
   return device;
 }
@@ -28,24 +29,30 @@ CudaLaunch::CudaLaunch(const char* op, c10::Device device)
       stream_(c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle()) {}
 
 void CudaLaunch::check(int code) const {
-  TORCH_CHECK(code == 0, op_, ": CUDA launch failed with error ", code, ": ", cuda::error_text(code));
+  TORCH_CHECK(code == 0, op_, ": CUDA launch failed with error ", code, ": ",
+              cuda::error_text(code));
 }
 
-void check_device(const char* op, const char* argument, const at::Tensor& tensor, c10::Device device) {
+void check_device(const char* op, const char* argument, const at::Tensor& tensor,
+                  c10::Device device) {
   const bool is_host_scalar = tensor.dim() == 0 && tensor.device().is_cpu();
   TORCH_CHECK_VALUE(tensor.device() == device || is_host_scalar, op, ": `", argument,
-                    "` must be on the device of `input`, got ", tensor.device(), " and ", device, "; move it with .to()");
+                    "` must be on the device of `input`, got ", tensor.device(), " and ", device,
+                    "; move it with .to()");
 }
 
-at::Tensor channel_values_cuda(const at::Tensor& parameter, const ChannelLayout& layout, at::ScalarType type,
-                               c10::Device device) {
+at::Tensor channel_values_cuda(const at::Tensor& parameter, const ChannelLayout& layout,
+                               at::ScalarType type, c10::Device device) {
   const at::Tensor values = parameter.detach().to(device, type).contiguous();
-  if (parameter.numel() == 1) return values.reshape({1}).expand({layout.shape.channels}).contiguous();
+  if (parameter.numel() == 1)
+    return values.reshape({1}).expand({layout.shape.channels}).contiguous();
   if (layout.parameter_of.empty()) return values;
-  return at::index_select(values.flatten(), 0, at::tensor(layout.parameter_of, at::kLong).to(device));
+  return at::index_select(values.flatten(), 0,
+                          at::tensor(layout.parameter_of, at::kLong).to(device));
 }
 
-at::Tensor members_of_parameters(const ChannelLayout& layout, std::int64_t parameter_count, c10::Device device) {
+at::Tensor members_of_parameters(const ChannelLayout& layout, std::int64_t parameter_count,
+                                 c10::Device device) {
   const auto channel_count = static_cast<std::int64_t>(layout.parameter_of.size());
   const std::int64_t per_parameter = parameter_count == 0 ? 0 : channel_count / parameter_count;
   std::vector<std::int64_t> members(channel_count);

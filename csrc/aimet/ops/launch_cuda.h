@@ -1,11 +1,12 @@
-// What the CUDA operators share: device and stream of a launch, errors, and the device's side of layout.h. Written
-// against c10's device-neutral interface, so that the library needs no CUDA headers of torch and links no libtorch_cuda.
+// What the CUDA operators share: device and stream of a launch, errors, and the device's side of
+// layout.h. Written against c10's device-neutral interface, so that the library needs no CUDA
+// headers of torch and links no libtorch_cuda.
 #pragma once
+
+#include "aimet/ops/layout.h"
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/DeviceGuard.h>
-
-#include "aimet/ops/layout.h"
 
 namespace aimet::ops {
 
@@ -24,15 +25,18 @@ class CudaLaunch {
   void* stream_;
 };
 
-// ValueError unless `tensor` is on `device`; a tensor without dimensions may stay on the CPU, as in torch's operators.
-void check_device(const char* op, const char* argument, const at::Tensor& tensor, c10::Device device);
+// ValueError unless `tensor` is on `device`; a tensor without dimensions may stay on the CPU, as in
+// torch's operators.
+void check_device(const char* op, const char* argument, const at::Tensor& tensor,
+                  c10::Device device);
 
 // channel_values() on `device`.
-at::Tensor channel_values_cuda(const at::Tensor& parameter, const ChannelLayout& layout, at::ScalarType type,
-                               c10::Device device);
+at::Tensor channel_values_cuda(const at::Tensor& parameter, const ChannelLayout& layout,
+                               at::ScalarType type, c10::Device device);
 
-// The channels of each parameter, in ascending order: int64 (parameters, channels per parameter) on `device`. Only for
-// layouts whose `parameter_of` is not empty.
-at::Tensor members_of_parameters(const ChannelLayout& layout, std::int64_t parameter_count, c10::Device device);
+// The channels of each parameter, in ascending order: int64 (parameters, channels per parameter) on
+// `device`. Only for layouts whose `parameter_of` is not empty.
+at::Tensor members_of_parameters(const ChannelLayout& layout, std::int64_t parameter_count,
+                                 c10::Device device);
 
 }  // namespace aimet::ops

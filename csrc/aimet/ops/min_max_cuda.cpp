@@ -1,19 +1,20 @@
 // CUDA kernel of min_max: checks, layout, launches; the loops are in cuda/min_max.cu.
+#include "aimet/cuda/kernels.h"
+#include "aimet/ops/checks.h"
+#include "aimet/ops/launch_cuda.h"
+#include "aimet/ops/layout.h"
+
 #include <ATen/ops/amax.h>
 #include <ATen/ops/amin.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 #include <torch/library.h>
 
-#include "aimet/cuda/kernels.h"
-#include "aimet/ops/checks.h"
-#include "aimet/ops/launch_cuda.h"
-#include "aimet/ops/layout.h"
-
 namespace aimet {
 namespace {
 
-std::tuple<at::Tensor, at::Tensor> min_max_cuda(const at::Tensor& input, at::SymIntArrayRef symbolic_shape,
+std::tuple<at::Tensor, at::Tensor> min_max_cuda(const at::Tensor& input,
+                                                at::SymIntArrayRef symbolic_shape,
                                                 at::OptionalIntArrayRef block_size) {
   ops::check_is_floating("min_max", "input", input);
   ops::check_granularity("min_max", "shape", symbolic_shape, input.sym_sizes(), block_size);
@@ -31,11 +32,12 @@ std::tuple<at::Tensor, at::Tensor> min_max_cuda(const at::Tensor& input, at::Sym
 
   at::Tensor low = at::empty({layout.shape.channels}, options);
   at::Tensor high = at::empty({layout.shape.channels}, options);
-  launch.check(cuda::launch_combine_min_max(low.scalar_type() == at::kDouble, partial_low.const_data_ptr(),
-                                            partial_high.const_data_ptr(), reduction, low.mutable_data_ptr(),
-                                            high.mutable_data_ptr(), launch.stream()));
+  launch.check(cuda::launch_combine_min_max(
+      low.scalar_type() == at::kDouble, partial_low.const_data_ptr(), partial_high.const_data_ptr(),
+      reduction, low.mutable_data_ptr(), high.mutable_data_ptr(), launch.stream()));
   if (!layout.parameter_of.empty()) {
-    const at::Tensor members = ops::members_of_parameters(layout, c10::multiply_integers(shape), x.device());
+    const at::Tensor members =
+        ops::members_of_parameters(layout, c10::multiply_integers(shape), x.device());
     low = at::amin(at::index_select(low, 0, members.flatten()).reshape(members.sizes()), {1});
     high = at::amax(at::index_select(high, 0, members.flatten()).reshape(members.sizes()), {1});
   }
@@ -46,4 +48,6 @@ std::tuple<at::Tensor, at::Tensor> min_max_cuda(const at::Tensor& input, at::Sym
 }  // namespace
 }  // namespace aimet
 
-TORCH_LIBRARY_IMPL(aimet, CUDA, m) { m.impl("min_max", &aimet::min_max_cuda); }
+TORCH_LIBRARY_IMPL(aimet, CUDA, m) {
+  m.impl("min_max", &aimet::min_max_cuda);
+}

@@ -1,6 +1,10 @@
-// The CUDA kernels, emulated on the CPU, against the CPU kernels: the same bits for every element type, geometry,
-// alignment and mode.
+// The CUDA kernels, emulated on the CPU, against the CPU kernels: the same bits for every element
+// type, geometry, alignment and mode.
 #include "aimet/cuda/kernels.h"
+
+#include "aimet/core/encoding.h"
+#include "aimet/core/half.h"
+#include "aimet/cpu/capability.h"
 
 #include <gtest/gtest.h>
 
@@ -14,10 +18,6 @@
 #include <string>
 #include <vector>
 
-#include "aimet/core/encoding.h"
-#include "aimet/core/half.h"
-#include "aimet/cpu/capability.h"
-
 namespace aimet {
 namespace {
 
@@ -30,17 +30,22 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr unsigned char kGuard = 0xa5;  // around and behind what a kernel may write
 
-const cpu::KernelTable& cpu_kernels() { return *cpu::kernel_table(cpu::Capability::kBaseline); }
+const cpu::KernelTable& cpu_kernels() {
+  return *cpu::kernel_table(cpu::Capability::kBaseline);
+}
 
 std::size_t element_size(ElementType type) {
   return type == ElementType::kFloat64 ? 8 : (type == ElementType::kFloat32 ? 4 : 2);
 }
 
-// Raw memory of `count` elements, starting `offset` elements behind a 16-byte boundary, with guards.
+// Raw memory of `count` elements, starting `offset` elements behind a 16-byte boundary, with
+// guards.
 class Buffer {
  public:
   Buffer(std::size_t bytes_per_element, std::int64_t count, std::int64_t offset = 0)
-      : start_(bytes_per_element * offset), size_(bytes_per_element * count), bytes_(start_ + size_ + 32, kGuard) {}
+      : start_(bytes_per_element * offset),
+        size_(bytes_per_element * count),
+        bytes_(start_ + size_ + 32, kGuard) {}
 
   void* data() { return bytes_.data() + start_; }
   template <typename T>
@@ -69,11 +74,13 @@ void store(Buffer& buffer, ElementType type, std::int64_t index, double value) {
   if (type == ElementType::kFloat64) buffer.as<double>()[index] = value;
   if (type == ElementType::kFloat32) buffer.as<float>()[index] = as_float;
   if (type == ElementType::kFloat16) buffer.as<core::Half>()[index] = core::to_half(as_float);
-  if (type == ElementType::kBFloat16) buffer.as<core::BFloat16>()[index] = core::to_bfloat16(as_float);
+  if (type == ElementType::kBFloat16)
+    buffer.as<core::BFloat16>()[index] = core::to_bfloat16(as_float);
 }
 
 // Values in and beside the grid, ties, and now and then a special one.
-Buffer random_values(ElementType type, std::int64_t count, std::int64_t offset, unsigned seed, bool is_finite = false) {
+Buffer random_values(ElementType type, std::int64_t count, std::int64_t offset, unsigned seed,
+                     bool is_finite = false) {
   std::mt19937 generator(seed);
   std::normal_distribution<double> normal(0.0, 40.0);
   const double special[] = {0.0, -0.0, 0.5, -1.5, 1e-40, 60000.0, kInfinity, -kInfinity};
@@ -83,7 +90,8 @@ Buffer random_values(ElementType type, std::int64_t count, std::int64_t offset, 
     const std::size_t choices = std::size(special) - (is_finite ? 2 : 0);
     store(buffer, type, i, is_special ? special[generator() % choices] : normal(generator));
   }
-  if (count > 1000 && !is_finite) store(buffer, type, 17, kNan);  // rare: it swallows the sums that it is part of
+  if (count > 1000 && !is_finite)
+    store(buffer, type, 17, kNan);  // rare: it swallows the sums that it is part of
   return buffer;
 }
 
@@ -94,7 +102,8 @@ Buffer random_values(ElementType type, std::int64_t count, std::int64_t offset, 
     const double a = actual.as<double>()[i];
     const double b = expected.as<double>()[i];
     number_count += std::isnan(a) ? 0 : 1;
-    if (!(std::isnan(a) && std::isnan(b)) && std::bit_cast<std::uint64_t>(a) != std::bit_cast<std::uint64_t>(b)) {
+    if (!(std::isnan(a) && std::isnan(b)) &&
+        std::bit_cast<std::uint64_t>(a) != std::bit_cast<std::uint64_t>(b)) {
       return ::testing::AssertionFailure() << "sum " << i << ": " << a << " instead of " << b;
     }
   }
@@ -104,9 +113,11 @@ Buffer random_values(ElementType type, std::int64_t count, std::int64_t offset, 
 
 // One value of the compute type per channel.
 Buffer per_channel(ElementType type, std::int64_t channels, double first, double step) {
-  const ElementType compute = type == ElementType::kFloat64 ? ElementType::kFloat64 : ElementType::kFloat32;
+  const ElementType compute =
+      type == ElementType::kFloat64 ? ElementType::kFloat64 : ElementType::kFloat32;
   Buffer buffer(element_size(compute), channels);
-  for (std::int64_t c = 0; c < channels; ++c) store(buffer, compute, c, first + step * static_cast<double>(c % 7));
+  for (std::int64_t c = 0; c < channels; ++c)
+    store(buffer, compute, c, first + step * static_cast<double>(c % 7));
   return buffer;
 }
 
@@ -120,17 +131,20 @@ std::string name_of(const ::testing::TestParamInfo<Case>& info) {
   const char* names[] = {"float32", "float64", "float16", "bfloat16"};
   const Case& c = info.param;
   return std::string(names[static_cast<int>(c.type)]) + "_" + std::to_string(c.shape.outer) + "x" +
-         std::to_string(c.shape.channels) + "x" + std::to_string(c.shape.inner) + (c.offset != 0 ? "_unaligned" : "");
+         std::to_string(c.shape.channels) + "x" + std::to_string(c.shape.inner) +
+         (c.offset != 0 ? "_unaligned" : "");
 }
 
 std::vector<Case> cases() {
-  // Per tensor; channels in front, in the middle, last; short runs; many rows; chunks that are not full.
-  const Shape shapes[] = {{1, 1, 0}, {1, 1, 1},   {1, 1, 7},  {1, 1, 5005},  {1, 3, 2500}, {2, 5, 49}, {3, 4, 17},
-                          {2, 3, 5}, {1, 40, 1},  {7, 130, 1}, {600, 3, 1},  {300, 2, 9},  {1, 900, 3}, {5, 1, 33}};
+  // Per tensor; channels in front, in the middle, last; short runs; many rows; chunks that are not
+  // full.
+  const Shape shapes[] = {{1, 1, 0},   {1, 1, 1},   {1, 1, 7},   {1, 1, 5005}, {1, 3, 2500},
+                          {2, 5, 49},  {3, 4, 17},  {2, 3, 5},   {1, 40, 1},   {7, 130, 1},
+                          {600, 3, 1}, {300, 2, 9}, {1, 900, 3}, {5, 1, 33}};
   std::vector<Case> all;
   for (const Shape& shape : shapes) {
-    for (const ElementType type :
-         {ElementType::kFloat32, ElementType::kFloat64, ElementType::kFloat16, ElementType::kBFloat16}) {
+    for (const ElementType type : {ElementType::kFloat32, ElementType::kFloat64,
+                                   ElementType::kFloat16, ElementType::kBFloat16}) {
       all.push_back({type, shape, 0});
       if (shape.outer * shape.channels * shape.inner % 7 == 0) all.push_back({type, shape, 1});
     }
@@ -153,16 +167,22 @@ class CudaKernels : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(CudaKernels, AffineEqualsTheCpu) {
-  for (const AffineMode mode : {AffineMode::kQuantize, AffineMode::kDequantize, AffineMode::kQuantizeDequantize}) {
+  for (const AffineMode mode :
+       {AffineMode::kQuantize, AffineMode::kDequantize, AffineMode::kQuantizeDequantize}) {
     for (const bool with_mask : {false, true}) {
       if (with_mask && mode != AffineMode::kQuantizeDequantize) continue;
       Buffer expected(size_, count_);
       Buffer expected_mask(1, (count_ + 7) / 8);
       Buffer actual(size_, count_, offset_);
       Buffer actual_mask(1, (count_ + 7) / 8);
-      core::AffineArguments arguments{input_.data(),  expected.data(), with_mask ? expected_mask.as<std::uint8_t>() : nullptr,
-                                      scale_.data(), zero_.data(),     shape_,
-                                      -128.0,        127.0};
+      core::AffineArguments arguments{input_.data(),
+                                      expected.data(),
+                                      with_mask ? expected_mask.as<std::uint8_t>() : nullptr,
+                                      scale_.data(),
+                                      zero_.data(),
+                                      shape_,
+                                      -128.0,
+                                      127.0};
       if (count_ > 0) cpu_kernels().affine(type_, mode, arguments, 0, count_);
       arguments.output = actual.data();
       arguments.mask = with_mask ? actual_mask.as<std::uint8_t>() : nullptr;
@@ -179,8 +199,11 @@ TEST_P(CudaKernels, SelectByMaskEqualsTheCpu) {
   Buffer expected(size_, count_);
   Buffer actual(size_, count_, offset_);
   const int size = static_cast<int>(size_);
-  cpu_kernels().select_by_mask(size, input_.data(), mask.as<std::uint8_t>(), expected.data(), 0, count_);
-  ASSERT_EQ(cuda::launch_select_by_mask(size, input_.data(), mask.as<std::uint8_t>(), actual.data(), count_, nullptr), 0);
+  cpu_kernels().select_by_mask(size, input_.data(), mask.as<std::uint8_t>(), expected.data(), 0,
+                               count_);
+  ASSERT_EQ(cuda::launch_select_by_mask(size, input_.data(), mask.as<std::uint8_t>(), actual.data(),
+                                        count_, nullptr),
+            0);
   EXPECT_TRUE(actual == expected);
   EXPECT_TRUE(actual.has_guards());
 }
@@ -191,7 +214,8 @@ TEST_P(CudaKernels, BackwardEqualsTheCpu) {
     Buffer expected(size_, count_);
     Buffer actual(size_, count_, offset_);
     const std::int64_t partials = reduction_.partial_count();
-    Buffer expected_scale(8, partials), expected_offset(8, partials), actual_scale(8, partials), actual_offset(8, partials);
+    Buffer expected_scale(8, partials), expected_offset(8, partials), actual_scale(8, partials),
+        actual_offset(8, partials);
     core::AffineBackwardArguments arguments{grad.data(),
                                             input_.data(),
                                             with_input ? expected.data() : nullptr,
@@ -213,10 +237,13 @@ TEST_P(CudaKernels, BackwardEqualsTheCpu) {
     EXPECT_TRUE(actual.has_guards() && actual_scale.has_guards() && actual_offset.has_guards());
 
     Buffer sums(8, shape_.channels);
-    ASSERT_EQ(cuda::launch_sum_partials(actual_scale.as<double>(), reduction_, sums.as<double>(), nullptr), 0);
+    ASSERT_EQ(cuda::launch_sum_partials(actual_scale.as<double>(), reduction_, sums.as<double>(),
+                                        nullptr),
+              0);
     Buffer expected_sums(8, shape_.channels);
     for (std::int64_t c = 0; c < shape_.channels; ++c) {
-      expected_sums.as<double>()[c] = core::sum_of_channel(expected_scale.as<double>(), reduction_, c);
+      expected_sums.as<double>()[c] =
+          core::sum_of_channel(expected_scale.as<double>(), reduction_, c);
     }
     EXPECT_TRUE(are_equal_sums(sums, expected_sums, shape_.channels));
     EXPECT_TRUE(sums.has_guards());
@@ -227,7 +254,8 @@ TEST_P(CudaKernels, MinMaxEqualsTheCpu) {
   const std::int64_t partials = reduction_.partial_count();
   Buffer expected_low(compute_size_, partials), expected_high(compute_size_, partials);
   Buffer actual_low(compute_size_, partials), actual_high(compute_size_, partials);
-  core::MinMaxArguments arguments{input_.data(), expected_low.data(), expected_high.data(), reduction_};
+  core::MinMaxArguments arguments{input_.data(), expected_low.data(), expected_high.data(),
+                                  reduction_};
   cpu_kernels().min_max(type_, arguments, 0, reduction_.task_count());
   arguments.partial_min = actual_low.data();
   arguments.partial_max = actual_high.data();
@@ -235,15 +263,16 @@ TEST_P(CudaKernels, MinMaxEqualsTheCpu) {
   const auto value = [&](Buffer& buffer, std::int64_t i) {
     return compute_size_ == 8 ? buffer.as<double>()[i] : static_cast<double>(buffer.as<float>()[i]);
   };
-  for (std::int64_t i = 0; i < partials; ++i) {  // not the bits: the sign of zero depends on the order
+  for (std::int64_t i = 0; i < partials;
+       ++i) {  // not the bits: the sign of zero depends on the order
     ASSERT_EQ(value(actual_low, i), value(expected_low, i)) << i;
     ASSERT_EQ(value(actual_high, i), value(expected_high, i)) << i;
   }
   EXPECT_TRUE(actual_low.has_guards() && actual_high.has_guards());
 
   Buffer low(compute_size_, shape_.channels), high(compute_size_, shape_.channels);
-  ASSERT_EQ(cuda::launch_combine_min_max(compute_size_ == 8, actual_low.data(), actual_high.data(), reduction_, low.data(),
-                                         high.data(), nullptr),
+  ASSERT_EQ(cuda::launch_combine_min_max(compute_size_ == 8, actual_low.data(), actual_high.data(),
+                                         reduction_, low.data(), high.data(), nullptr),
             0);
   for (std::int64_t c = 0; c < shape_.channels; ++c) {
     double expected_min = kInfinity;
@@ -272,10 +301,12 @@ TEST_P(CudaKernels, HistogramEqualsTheCpu) {
     }
     const core::HistogramArguments arguments{input_.data(), low.data(), high.data(), shape_, bins};
     Buffer expected(8, shape_.channels * bins), actual(8, shape_.channels * bins);
-    for (std::int64_t i = 0; i < shape_.channels * bins; ++i) {  // counts are added to those that are there
+    for (std::int64_t i = 0; i < shape_.channels * bins;
+         ++i) {  // counts are added to those that are there
       expected.as<std::int64_t>()[i] = actual.as<std::int64_t>()[i] = i % 3;
     }
-    cpu_kernels().histogram(type_, arguments, {0, shape_.outer, 0, shape_.channels, 0, shape_.inner},
+    cpu_kernels().histogram(type_, arguments,
+                            {0, shape_.outer, 0, shape_.channels, 0, shape_.inner},
                             expected.as<std::int64_t>());
     ASSERT_EQ(cuda::launch_histogram(type_, arguments, actual.as<std::int64_t>(), nullptr), 0);
     EXPECT_TRUE(actual == expected) << bins;
@@ -314,11 +345,18 @@ TEST(CudaEncoding, EqualsCore) {
   for (const bool is_symmetric : {false, true}) {
     float scale[5];
     float offset[5];
-    ASSERT_EQ(cuda::launch_encoding_from_range(false, low, high, 5, -8, 7, is_symmetric, scale, offset, nullptr), 0);
+    ASSERT_EQ(cuda::launch_encoding_from_range(false, low, high, 5, -8, 7, is_symmetric, scale,
+                                               offset, nullptr),
+              0);
     for (int i = 0; i < 5; ++i) {
-      const auto expected = core::encoding_from_range(core::Range<float>{low[i], high[i]}, -8, 7, is_symmetric);
-      EXPECT_TRUE(scale[i] == expected.scale || (std::isnan(scale[i]) && std::isnan(expected.scale))) << i;
-      EXPECT_TRUE(offset[i] == expected.offset || (std::isnan(offset[i]) && std::isnan(expected.offset))) << i;
+      const auto expected =
+          core::encoding_from_range(core::Range<float>{low[i], high[i]}, -8, 7, is_symmetric);
+      EXPECT_TRUE(scale[i] == expected.scale ||
+                  (std::isnan(scale[i]) && std::isnan(expected.scale)))
+          << i;
+      EXPECT_TRUE(offset[i] == expected.offset ||
+                  (std::isnan(offset[i]) && std::isnan(expected.offset)))
+          << i;
     }
   }
 }

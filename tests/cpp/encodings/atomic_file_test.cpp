@@ -1,5 +1,6 @@
 // Reading and replacing files.
 
+#include "samples.h"
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,8 +14,6 @@
 #include <iterator>
 #include <string>
 #include <vector>
-
-#include "samples.h"
 
 namespace aimet::encodings {
 namespace {
@@ -69,7 +68,7 @@ TEST_F(EncodingsFile, IsReplacedWithItsModeKept) {
   ASSERT_EQ(::chmod(path("m").c_str(), 0640), 0);
   write_file(path("m"), document_, "1.0.0");
   EXPECT_EQ(read_file(path("m")), document_);
-  struct stat status {};
+  struct stat status{};
   ASSERT_EQ(::stat(path("m").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 07777U, 0640U);
 }
@@ -101,7 +100,7 @@ TEST_F(EncodingsFile, LeavesTheOldOneWhenTheDiskIsFull) {
   const std::string before = content("m");
   EncodingsDocument large = document_;
   large.excluded_layers.assign(10000, "a layer with a name");
-  struct rlimit old_limit {};
+  struct rlimit old_limit{};
   ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old_limit), 0);
   const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
   struct rlimit small = old_limit;

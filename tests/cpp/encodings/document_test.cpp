@@ -1,5 +1,7 @@
 // Checks of documents that programs build, the JSON form for Python, and exactness of numbers.
 
+#include "samples.h"
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -8,8 +10,6 @@
 #include <random>
 #include <string>
 #include <vector>
-
-#include "samples.h"
 
 namespace aimet::encodings {
 namespace {
@@ -63,7 +63,8 @@ TEST(NeutralJson, RejectsMistakes) {
   expect_rejected(flags + R"("scale": [1, 1, 1, 1], "offset": [0, 0, 0, 0], "shape": [2, 2])", "",
                   "varies along 2 axes, which needs a `block_size`");
   expect_rejected(flags + R"("scale": [1, 1], "offset": [0, 0], "shape": [2, 1],
-                  "channel_axis": 1)", "", "is not the axis along which");
+                  "channel_axis": 1)",
+                  "", "is not the axis along which");
   expect_rejected(flags + R"("scale": [1], "offset": [0], "shape": [], "channel_axis": 0)", "",
                   "is not an axis of `shape`");
   expect_rejected(flags + R"("scale": [], "offset": [], "shape": [0])", ".scale",
@@ -145,10 +146,18 @@ TEST(Document, SurvivesRandomEdits) {
     for (size_t edit = 0; edit <= any(3); ++edit) {
       const size_t position = any(text.size());
       switch (any(4)) {
-        case 0: text[position] = alphabet[any(alphabet.size())]; break;
-        case 1: text.erase(position, 1 + any(20)); break;
-        case 2: text.insert(position, text.substr(any(text.size()), any(40))); break;
-        default: text[position] = static_cast<char>(any(256)); break;
+        case 0:
+          text[position] = alphabet[any(alphabet.size())];
+          break;
+        case 1:
+          text.erase(position, 1 + any(20));
+          break;
+        case 2:
+          text.insert(position, text.substr(any(text.size()), any(40)));
+          break;
+        default:
+          text[position] = static_cast<char>(any(256));
+          break;
       }
     }
     try {

@@ -1,9 +1,9 @@
 // What the parser rejects before any version is looked at.
 
+#include "samples.h"
+
 #include <limits>
 #include <string>
-
-#include "samples.h"
 
 namespace aimet::encodings {
 namespace {
@@ -34,8 +34,8 @@ TEST(JsonText, RejectsNumbersThatNoDoubleHolds) {
 }
 
 TEST(JsonText, RejectsTextThatIsNotUtf8) {
-  expect_error(replaced(kFile100, "gelu_out", "gelu\xff"),
-               "line 6, column 18", "UTF-8 byte; last read: '\"gelu<ff>'");
+  expect_error(replaced(kFile100, "gelu_out", "gelu\xff"), "line 6, column 18",
+               "UTF-8 byte; last read: '\"gelu<ff>'");
   expect_error(replaced(kFile100, "gelu_out", "\xc0\xafx"), "line 6, column 14", "UTF-8");
   expect_error(replaced(kFile100, "gelu_out", "\\ud800"), "line 6, column 20", "surrogate");
 }
@@ -59,13 +59,17 @@ TEST(JsonText, FindsDuplicateKeysInLargeObjects) {
 
 TEST(JsonText, BoundsTheDepth) {
   const std::string deep(100000, '[');
-  expect_error(deep, "$" + [] {
-    std::string path;
-    for (int level = 0; level < 31; ++level) {
-      path += "[0]";
-    }
-    return path;
-  }(), "nested deeper than 32 levels");
+  expect_error(
+      deep,
+      "$" +
+          [] {
+            std::string path;
+            for (int level = 0; level < 31; ++level) {
+              path += "[0]";
+            }
+            return path;
+          }(),
+      "nested deeper than 32 levels");
   Limits limits;
   limits.max_depth = 3;
   expect_error(R"({"version": [[[1]]]})", "$.version[0]", "nested deeper than 3 levels", limits);

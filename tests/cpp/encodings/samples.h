@@ -2,11 +2,11 @@
 
 #pragma once
 
-#include <string>
+#include "aimet/encodings/encodings.h"
 
 #include <gtest/gtest.h>
 
-#include "aimet/encodings/encodings.h"
+#include <string>
 
 namespace aimet::encodings::testing {
 
@@ -56,8 +56,7 @@ inline const std::string kFileTorch = R"({
  "param_encodings": {}})";
 
 // Replaces the only occurrence of `before`.
-inline std::string replaced(std::string text, const std::string& before,
-                            const std::string& after) {
+inline std::string replaced(std::string text, const std::string& before, const std::string& after) {
   const size_t position = text.find(before);
   EXPECT_NE(position, std::string::npos) << "the sample does not hold " << before;
   EXPECT_EQ(text.find(before, position + 1), std::string::npos) << before << " occurs twice";

@@ -1,9 +1,9 @@
 // Files of the 0.x family.
 
+#include "samples.h"
+
 #include <string>
 #include <vector>
-
-#include "samples.h"
 
 namespace aimet::encodings {
 namespace {
@@ -93,12 +93,9 @@ TEST(Version061, ReadsTheLayoutByModules) {
   EXPECT_EQ(document.version, "");
   ASSERT_EQ(document.activation_encodings.size(), 3U);
   EXPECT_EQ(document.activation_encodings[0].name, "conv1");
-  EXPECT_EQ(document.activation_encodings[0].slot,
-            (ModuleSlot{ModuleSlot::Kind::kInput, 0}));
-  EXPECT_EQ(document.activation_encodings[1].slot,
-            (ModuleSlot{ModuleSlot::Kind::kInput, 1}));
-  EXPECT_EQ(document.activation_encodings[2].slot,
-            (ModuleSlot{ModuleSlot::Kind::kOutput, 0}));
+  EXPECT_EQ(document.activation_encodings[0].slot, (ModuleSlot{ModuleSlot::Kind::kInput, 0}));
+  EXPECT_EQ(document.activation_encodings[1].slot, (ModuleSlot{ModuleSlot::Kind::kInput, 1}));
+  EXPECT_EQ(document.activation_encodings[2].slot, (ModuleSlot{ModuleSlot::Kind::kOutput, 0}));
   EXPECT_EQ(parse(serialize(document, ""), "again"), document);
 }
 

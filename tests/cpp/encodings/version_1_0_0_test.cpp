@@ -1,9 +1,9 @@
 // Files of version 1.0.0.
 
+#include "samples.h"
+
 #include <string>
 #include <vector>
-
-#include "samples.h"
 
 namespace aimet::encodings {
 namespace {
@@ -79,9 +79,8 @@ TEST(Version100, TellsOneChannelFromPerTensor) {
 }
 
 TEST(Version100, KeepsTheZeroPointShift) {
-  const std::string text =
-      replaced(kFile100, R"("offset": [-128, -128]},)",
-               R"("offset": [-128, -128], "zero_point_shift": [0.5, 0.5]},)");
+  const std::string text = replaced(kFile100, R"("offset": [-128, -128]},)",
+                                    R"("offset": [-128, -128], "zero_point_shift": [0.5, 0.5]},)");
   const EncodingsDocument document = parse(text, "file");
   EXPECT_EQ(document.param_encodings[0].zero_point_shift, 0.5);
   EXPECT_EQ(parse(serialize(document, "1.0.0"), "again"), document);

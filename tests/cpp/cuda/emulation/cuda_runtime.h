@@ -1,9 +1,10 @@
-// Stands in for CUDA's header of this name, so that the kernels of csrc/aimet/cuda run on the CPU: every thread of a
-// block is a fiber; a shuffle waits until all 32 of a warp have reached it, a barrier until all of the block have. When
-// some threads return or wait elsewhere instead, the program aborts (a GPU would hang or compute nonsense). Blocks run
-// one after the other.
+// Stands in for CUDA's header of this name, so that the kernels of csrc/aimet/cuda run on the CPU:
+// every thread of a block is a fiber; a shuffle waits until all 32 of a warp have reached it, a
+// barrier until all of the block have. When some threads return or wait elsewhere instead, the
+// program aborts (a GPU would hang or compute nonsense). Blocks run one after the other.
 //
-// Tests indexing, order of summation, masks and bounds; not speed, and not the GPU's own arithmetic.
+// Tests indexing, order of summation, masks and bounds; not speed, and not the GPU's own
+// arithmetic.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __shared__ static  // blocks take turns; each finds what the last one left behind, as on a GPU
+#define __shared__ \
+  static  // blocks take turns; each finds what the last one left behind, as on a GPU
 
 struct dim3 {
   unsigned x = 1;
@@ -40,7 +42,8 @@ struct cudaLaunchConfig_t {
 namespace cuda_emulation {
 
 inline constexpr unsigned kLaneCount = 32;
-// Grids are cut to this many blocks: kernels must cover their elements with fewer threads than they asked for.
+// Grids are cut to this many blocks: kernels must cover their elements with fewer threads than they
+// asked for.
 inline constexpr unsigned kMaxBlocks = 2;
 
 // Runs `kernel` for every thread of the grid.
@@ -67,7 +70,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 
 template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, unsigned width = cuda_emulation::kLaneCount) {
+T __shfl_down_sync(unsigned mask, T value, unsigned delta,
+                   unsigned width = cuda_emulation::kLaneCount) {
   static_assert(sizeof(T) <= sizeof(std::uint64_t) && std::is_trivially_copyable_v<T>);
   if (mask != 0xffffffffu) return T{};  // not used by our kernels; wrong on purpose
   const unsigned lane = threadIdx.x % cuda_emulation::kLaneCount;
@@ -79,7 +83,9 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta, unsigned width = cuda
   return value;
 }
 
-inline void __syncthreads() { cuda_emulation::wait_at_barrier(); }
+inline void __syncthreads() {
+  cuda_emulation::wait_at_barrier();
+}
 
 template <typename T>
 T atomicAdd(T* target, T value) {

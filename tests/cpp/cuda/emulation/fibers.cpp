@@ -1,4 +1,5 @@
 // One block at a time, its threads as fibers (ucontext).
+#include "cuda_runtime.h"
 #include <ucontext.h>
 
 #include <algorithm>
@@ -6,8 +7,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-
-#include "cuda_runtime.h"
 
 dim3 threadIdx;
 dim3 blockIdx;
@@ -112,7 +111,9 @@ std::uint64_t exchange(std::uint64_t bits, unsigned source_lane) {
   return fibers[thread - thread % kLaneCount + source_lane].handed_in[set];
 }
 
-void wait_at_barrier() { wait_as(State::kAtBarrier); }
+void wait_at_barrier() {
+  wait_as(State::kAtBarrier);
+}
 
 void run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
   running_kernel = &kernel;
