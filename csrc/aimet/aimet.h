@@ -3,9 +3,9 @@
 //   #include <aimet/aimet.h>
 //   at::Tensor y = aimet::quantize_dequantize(x, scale, offset, -128, 127);
 //
-// The same functions are operators of the dispatcher (torch.ops.aimet.* in Python and TorchScript). Loading the
-// library registers them; a program that only loads a TorchScript file and calls nothing of ours calls
-// register_operators() so that the linker keeps the library.
+// The same functions are operators of the dispatcher (torch.ops.aimet.* in Python and TorchScript).
+// Loading the library registers them; a program that only loads a TorchScript file and calls
+// nothing of ours calls register_operators() so that the linker keeps the library.
 #pragma once
 
 #include "aimet/export.h"

@@ -1,8 +1,9 @@
-// The affine grid x = (q + offset) * scale: quantize, dequantize, and the straight-through gradient.
-// The only copy of these formulas; CPU and CUDA kernels include it, tests/reference/affine.py mirrors it.
+// The affine grid x = (q + offset) * scale: quantize, dequantize, and the straight-through
+// gradient. The only copy of these formulas; CPU and CUDA kernels include it,
+// tests/reference/affine.py mirrors it.
 //
-// Source: Jacob et al. 2018 (arXiv 1712.05877) eq. 1, with offset = -zero_point; gradient of scale and offset:
-// Esser et al. 2020 (arXiv 1902.08153), Bhalgat et al. 2020 (arXiv 2004.09576).
+// Source: Jacob et al. 2018 (arXiv 1712.05877) eq. 1, with offset = -zero_point; gradient of scale
+// and offset: Esser et al. 2020 (arXiv 1902.08153), Bhalgat et al. 2020 (arXiv 2004.09576).
 #pragma once
 
 #include "aimet/core/macros.h"
@@ -18,7 +19,8 @@ struct AffineParams {
   T qmax;
 };
 
-// The code before clamping. A true division: x * (1 / scale) differs in the last bit and moves ties.
+// The code before clamping. A true division: x * (1 / scale) differs in the last bit and moves
+// ties.
 template <typename T>
 AIMET_HOST_DEVICE T unclamped_code(T x, const AffineParams<T>& p) {
   return round_half_even(x / p.scale) - p.offset;

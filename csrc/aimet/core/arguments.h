@@ -1,18 +1,19 @@
-// What kernels are given, on CPU and CUDA alike: raw pointers and the geometry of the tensors. The element type of data
-// is told by an ElementType; scales, limits and partial results are of the compute type (double for kFloat64, else
-// float) unless said otherwise.
+// What kernels are given, on CPU and CUDA alike: raw pointers and the geometry of the tensors. The
+// element type of data is told by an ElementType; scales, limits and partial results are of the
+// compute type (double for kFloat64, else float) unless said otherwise.
 #pragma once
 
-#include <cstdint>
-
 #include "aimet/core/geometry.h"
+
+#include <cstdint>
 
 namespace aimet::core {
 
 struct AffineArguments {
   const void* input;
   void* output;
-  std::uint8_t* mask;  // one bit an element, 1 = inside the grid; null: not wanted. kQuantizeDequantize only
+  std::uint8_t*
+      mask;  // one bit an element, 1 = inside the grid; null: not wanted. kQuantizeDequantize only
   const void* scale;   // (channels)
   const void* offset;  // (channels)
   Shape shape;
@@ -42,7 +43,8 @@ struct MinMaxArguments {
 
 struct HistogramArguments {
   const void* input;
-  const void* min;  // (channels), compute type; channels that observed nothing (min > max) count nothing
+  const void*
+      min;  // (channels), compute type; channels that observed nothing (min > max) count nothing
   const void* max;
   Shape shape;
   std::int64_t bin_count;

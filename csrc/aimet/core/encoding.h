@@ -2,11 +2,11 @@
 // Formulas: docs/numerics.md, "Encodings".
 #pragma once
 
-#include <cstdint>
-
 #include "aimet/core/grid.h"
 #include "aimet/core/macros.h"
 #include "aimet/core/rounding.h"
+
+#include <cstdint>
 
 namespace aimet::core {
 
@@ -36,23 +36,23 @@ AIMET_HOST_DEVICE T largest_limit() {
   return T(0x1.fffffep125);
 }
 
-// The range of a symmetric grid that covers [min, max], min <= 0 <= max: zero lies on code 0 (signed) and the
-// limits are whole steps. The negative side has one step more, and is used.
+// The range of a symmetric grid that covers [min, max], min <= 0 <= max: zero lies on code 0
+// (signed) and the limits are whole steps. The negative side has one step more, and is used.
 template <typename T>
 AIMET_HOST_DEVICE Range<T> symmetric_range(T min, T max, std::int64_t step_count) {
   const GridSteps steps = grid_steps(0, step_count);
   const T negative = T(steps.negative);
   const T positive = T(steps.positive);
-  // With 2 bits (codes -2..1) a scale of max / 1 would leave half of the grid unused, so the positive
-  // limit may lie one step outside; with 1 bit there is no positive code at all.
+  // With 2 bits (codes -2..1) a scale of max / 1 would leave half of the grid unused, so the
+  // positive limit may lie one step outside; with 1 bit there is no positive code at all.
   const T covering = step_count == 3 || step_count == 1 ? positive + T(1) : positive;
   const T scale = maximum(max / covering, -min / negative);
   return {-negative * scale, positive * scale};
 }
 
-// Extends [min, max] to a range that holds zero, is at least minimal_scale() wide per step, and, when
-// symmetric, consists of whole steps on both sides of zero. +inf/-inf (nothing was seen) give the minimal
-// range; NaN stays NaN.
+// Extends [min, max] to a range that holds zero, is at least minimal_scale() wide per step, and,
+// when symmetric, consists of whole steps on both sides of zero. +inf/-inf (nothing was seen) give
+// the minimal range; NaN stays NaN.
 template <typename T>
 AIMET_HOST_DEVICE Range<T> range_from_min_max(T min, T max, std::int64_t step_count,
                                               bool is_symmetric) {

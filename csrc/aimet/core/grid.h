@@ -1,9 +1,10 @@
-// The integer grid of a quantizer: its lowest and highest code, and how many steps lie on each side of zero.
+// The integer grid of a quantizer: its lowest and highest code, and how many steps lie on each side
+// of zero.
 #pragma once
 
-#include <cstdint>
-
 #include "aimet/core/macros.h"
+
+#include <cstdint>
 
 namespace aimet::core {
 
@@ -12,9 +13,11 @@ struct Grid {
   std::int64_t qmax;
 };
 
-// Signed: [-2^(b-1), 2^(b-1) - 1]; unsigned: [0, 2^b - 1]. Strict leaves the code -2^(b-1) out, so that
-// the signed grid is symmetric around zero; it has no effect on an unsigned grid. 1 <= bitwidth <= 32.
-AIMET_HOST_DEVICE constexpr Grid integer_grid(int bitwidth, bool is_signed, bool is_strict = false) {
+// Signed: [-2^(b-1), 2^(b-1) - 1]; unsigned: [0, 2^b - 1]. Strict leaves the code -2^(b-1) out, so
+// that the signed grid is symmetric around zero; it has no effect on an unsigned grid. 1 <=
+// bitwidth <= 32.
+AIMET_HOST_DEVICE constexpr Grid integer_grid(int bitwidth, bool is_signed,
+                                              bool is_strict = false) {
   const std::int64_t level_count = std::int64_t{1} << bitwidth;
   if (!is_signed) return {0, level_count - 1};
   return {-level_count / 2 + (is_strict ? 1 : 0), level_count / 2 - 1};

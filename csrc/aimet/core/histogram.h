@@ -1,11 +1,12 @@
-// Histograms of equal bins over [min, max]: which bin a value falls into, and how counts move to a wider range.
+// Histograms of equal bins over [min, max]: which bin a value falls into, and how counts move to a
+// wider range.
 #pragma once
-
-#include <cstdint>
 
 #include "aimet/core/encoding.h"
 #include "aimet/core/macros.h"
 #include "aimet/core/rounding.h"
+
+#include <cstdint>
 
 namespace aimet::core {
 
@@ -27,7 +28,8 @@ AIMET_HOST_DEVICE T bin_width(Range<T> bins, std::int64_t bin_count) {
   return (bins.max - bins.min) / T(bin_count);
 }
 
-// torch.histc's formula, in its order. Values outside belong to the first or last bin. `x` must be finite.
+// torch.histc's formula, in its order. Values outside belong to the first or last bin. `x` must be
+// finite.
 template <typename T>
 AIMET_HOST_DEVICE std::int32_t bin_index(T x, Range<T> bins, std::int64_t bin_count) {
   const T position = (x - bins.min) * T(bin_count) / (bins.max - bins.min);
@@ -37,16 +39,17 @@ AIMET_HOST_DEVICE std::int32_t bin_index(T x, Range<T> bins, std::int64_t bin_co
   return static_cast<std::int32_t>(raised < last ? raised : last);
 }
 
-// How the counts of one bin of an old histogram are divided over a new one whose bins are at least as wide: `first` of them
-// go to bin `index`, the rest, which begins beyond that bin's end, to the next.
+// How the counts of one bin of an old histogram are divided over a new one whose bins are at least
+// as wide: `first` of them go to bin `index`, the rest, which begins beyond that bin's end, to the
+// next.
 struct BinSplit {
   std::int64_t index;
   std::int64_t first;
 };
 
 template <typename T>
-AIMET_HOST_DEVICE BinSplit split_bin(std::int64_t bin, std::int64_t count, Range<T> old_bins, Range<T> new_bins,
-                                     std::int64_t bin_count) {
+AIMET_HOST_DEVICE BinSplit split_bin(std::int64_t bin, std::int64_t count, Range<T> old_bins,
+                                     Range<T> new_bins, std::int64_t bin_count) {
   const T old_width = bin_width(old_bins, bin_count);
   const T new_width = bin_width(new_bins, bin_count);
   const T start = old_bins.min + old_width * T(bin);

@@ -1,5 +1,6 @@
-// How core's functions are declared: usable on host and device, and always inlined, so that a translation
-// unit compiled for AVX-512 never leaves a copy that the linker could hand to baseline code.
+// How core's functions are declared: usable on host and device, and always inlined, so that a
+// translation unit compiled for AVX-512 never leaves a copy that the linker could hand to baseline
+// code.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -13,8 +13,9 @@ AIMET_HOST_DEVICE float round_half_even(float x) {
 #elif defined(__SSE4_1__) || defined(__aarch64__)
   return __builtin_rintf(x);
 #else
-  // SSE2 has no rounding instruction and rintf would be one library call per value. Adding 2^23 leaves no
-  // bits for a fraction, so the addition itself rounds, to even; larger values have no fraction.
+  // SSE2 has no rounding instruction and rintf would be one library call per value. Adding 2^23
+  // leaves no bits for a fraction, so the addition itself rounds, to even; larger values have no
+  // fraction.
   const float magnitude = __builtin_fabsf(x);
   const float rounded = __builtin_copysignf((magnitude + 0x1p23f) - 0x1p23f, x);
   return magnitude < 0x1p23f ? rounded : x;
@@ -51,7 +52,11 @@ AIMET_HOST_DEVICE T maximum(T a, T b) {
 }
 
 // True for numbers, false for NaN and infinities.
-AIMET_HOST_DEVICE bool is_finite(float x) { return __builtin_fabsf(x) <= 0x1.fffffep127f; }
-AIMET_HOST_DEVICE bool is_finite(double x) { return __builtin_fabs(x) <= 0x1.fffffffffffffp1023; }
+AIMET_HOST_DEVICE bool is_finite(float x) {
+  return __builtin_fabsf(x) <= 0x1.fffffep127f;
+}
+AIMET_HOST_DEVICE bool is_finite(double x) {
+  return __builtin_fabs(x) <= 0x1.fffffffffffffp1023;
+}
 
 }  // namespace aimet::core

@@ -1,5 +1,5 @@
-// Gradient of quantize-dequantize: of the input element by element, of scale and offset as partial sums per
-// task of the Reduction. The operators add the partial sums up, in order, in double.
+// Gradient of quantize-dequantize: of the input element by element, of scale and offset as partial
+// sums per task of the Reduction. The operators add the partial sums up, in order, in double.
 #include "aimet/core/affine.h"
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
@@ -41,14 +41,16 @@ struct Backward {
     std::int64_t i = 0;
     for (; i + kLanes <= count; i += kLanes) {
       for (int j = 0; j < kLanes; ++j) {
-        const core::AffineGradient<T> d = core::quantize_dequantize_gradient(g[i + j], x[i + j], params);
+        const core::AffineGradient<T> d =
+            core::quantize_dequantize_gradient(g[i + j], x[i + j], params);
         dx[i + j] = d.input;
         scale_lanes[j] += d.scale;
         offset_lanes[j] += d.offset;
       }
     }
     for (int j = 0; i + j < count; ++j) {
-      const core::AffineGradient<T> d = core::quantize_dequantize_gradient(g[i + j], x[i + j], params);
+      const core::AffineGradient<T> d =
+          core::quantize_dequantize_gradient(g[i + j], x[i + j], params);
       dx[i + j] = d.input;
       scale_lanes[j] += d.scale;
       offset_lanes[j] += d.offset;
@@ -67,7 +69,8 @@ struct Backward {
     const std::int64_t count = columns - first < kChunk ? columns - first : kChunk;
     const std::int64_t row_begin = block * Reduction::kRowBlock;
     const std::int64_t rows_left = shape.outer - row_begin;
-    const std::int64_t row_end = row_begin + (rows_left < Reduction::kRowBlock ? rows_left : Reduction::kRowBlock);
+    const std::int64_t row_end =
+        row_begin + (rows_left < Reduction::kRowBlock ? rows_left : Reduction::kRowBlock);
     alignas(64) T column_scale[kChunk];
     alignas(64) T column_offset[kChunk];
     alignas(64) T scale_sums[kChunk];
@@ -104,7 +107,8 @@ struct Backward {
 
 }  // namespace
 
-void affine_backward(ElementType type, const AffineBackwardArguments& arguments, std::int64_t begin, std::int64_t end) {
+void affine_backward(ElementType type, const AffineBackwardArguments& arguments, std::int64_t begin,
+                     std::int64_t end) {
   with_element_type(type, [&](auto tag) {
     Backward<typename decltype(tag)::type> backward{arguments};
     if (arguments.reduction.is_by_columns()) {

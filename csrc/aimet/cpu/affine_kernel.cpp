@@ -1,7 +1,7 @@
-// Quantize, dequantize and quantize-dequantize over raw pointers, and the mask of the straight-through gradient.
-// The formulas are core/affine.h's; this file finds the scale of each element and keeps the loops vectorizable.
+// Quantize, dequantize and quantize-dequantize over raw pointers, and the mask of the
+// straight-through gradient. The formulas are core/affine.h's; this file finds the scale of each
+// element and keeps the loops vectorizable.
 #include "aimet/core/affine.h"
-
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
 #include "aimet/cpu/runs.h"
@@ -72,7 +72,8 @@ void affine_elements(const AffineArguments& a, std::int64_t begin, std::int64_t 
 }
 
 template <typename Bits>
-void select_elements(const Bits* grad, const std::uint8_t* mask, Bits* output, std::int64_t begin, std::int64_t end) {
+void select_elements(const Bits* grad, const std::uint8_t* mask, Bits* output, std::int64_t begin,
+                     std::int64_t end) {
   static constexpr Bits kBit[8] = {1, 2, 4, 8, 16, 32, 64, 128};
   std::int64_t i = begin;
   for (; i + 8 <= end; i += 8) {
@@ -84,7 +85,8 @@ void select_elements(const Bits* grad, const std::uint8_t* mask, Bits* output, s
 
 }  // namespace
 
-void affine(ElementType type, AffineMode mode, const AffineArguments& arguments, std::int64_t begin, std::int64_t end) {
+void affine(ElementType type, AffineMode mode, const AffineArguments& arguments, std::int64_t begin,
+            std::int64_t end) {
   with_element_type(type, [&](auto tag) {
     using Element = typename decltype(tag)::type;
     switch (mode) {
@@ -94,14 +96,16 @@ void affine(ElementType type, AffineMode mode, const AffineArguments& arguments,
         return affine_elements<AffineMode::kDequantize, false, Element>(arguments, begin, end);
       case AffineMode::kQuantizeDequantize:
         return arguments.mask == nullptr
-                   ? affine_elements<AffineMode::kQuantizeDequantize, false, Element>(arguments, begin, end)
-                   : affine_elements<AffineMode::kQuantizeDequantize, true, Element>(arguments, begin, end);
+                   ? affine_elements<AffineMode::kQuantizeDequantize, false, Element>(arguments,
+                                                                                      begin, end)
+                   : affine_elements<AffineMode::kQuantizeDequantize, true, Element>(arguments,
+                                                                                     begin, end);
     }
   });
 }
 
-void select_by_mask(int element_size, const void* grad, const std::uint8_t* mask, void* output, std::int64_t begin,
-                    std::int64_t end) {
+void select_by_mask(int element_size, const void* grad, const std::uint8_t* mask, void* output,
+                    std::int64_t begin, std::int64_t end) {
   const auto select = [&](auto zero) {
     using Bits = decltype(zero);
     select_elements(static_cast<const Bits*>(grad), mask, static_cast<Bits*>(output), begin, end);

@@ -1,6 +1,7 @@
-// The element types of tensors, and their conversion to the type that is computed in: double for double,
-// float for everything else. Conversions round to nearest even and are the same bits on every instruction set.
-// Included by per-ISA sources: only always_inline functions and templates on local types.
+// The element types of tensors, and their conversion to the type that is computed in: double for
+// double, float for everything else. Conversions round to nearest even and are the same bits on
+// every instruction set. Included by per-ISA sources: only always_inline functions and templates on
+// local types.
 #pragma once
 
 #include <cstdint>
@@ -33,14 +34,20 @@ struct ComputeType<double> {
 template <typename Element>
 using Compute = typename ComputeType<Element>::type;
 
-// Returns `count` values of `source` in the compute type: in place when they have it, else in `buffer`.
-AIMET_HOST_DEVICE const float* load(const float* source, std::int64_t, float*) { return source; }
-AIMET_HOST_DEVICE const double* load(const double* source, std::int64_t, double*) { return source; }
+// Returns `count` values of `source` in the compute type: in place when they have it, else in
+// `buffer`.
+AIMET_HOST_DEVICE const float* load(const float* source, std::int64_t, float*) {
+  return source;
+}
+AIMET_HOST_DEVICE const double* load(const double* source, std::int64_t, double*) {
+  return source;
+}
 AIMET_HOST_DEVICE const float* load(const Half* source, std::int64_t count, float* buffer) {
   std::int64_t i = 0;
 #if defined(__F16C__)
   for (; i + 8 <= count; i += 8) {
-    _mm256_storeu_ps(buffer + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i))));
+    _mm256_storeu_ps(
+        buffer + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i))));
   }
 #endif
   for (; i < count; ++i) buffer[i] = to_float(source[i]);
@@ -51,11 +58,20 @@ AIMET_HOST_DEVICE const float* load(const BFloat16* source, std::int64_t count, 
   return buffer;
 }
 
-// Where results of the compute type are to be written: `target` itself when it has it, else `buffer`.
-AIMET_HOST_DEVICE float* staging(float* target, float*) { return target; }
-AIMET_HOST_DEVICE double* staging(double* target, double*) { return target; }
-AIMET_HOST_DEVICE float* staging(Half*, float* buffer) { return buffer; }
-AIMET_HOST_DEVICE float* staging(BFloat16*, float* buffer) { return buffer; }
+// Where results of the compute type are to be written: `target` itself when it has it, else
+// `buffer`.
+AIMET_HOST_DEVICE float* staging(float* target, float*) {
+  return target;
+}
+AIMET_HOST_DEVICE double* staging(double* target, double*) {
+  return target;
+}
+AIMET_HOST_DEVICE float* staging(Half*, float* buffer) {
+  return buffer;
+}
+AIMET_HOST_DEVICE float* staging(BFloat16*, float* buffer) {
+  return buffer;
+}
 
 // Rounds what lies in the staging area to `target`; nothing to do where they are the same.
 AIMET_HOST_DEVICE void store(const float*, std::int64_t, float*) {}
@@ -65,7 +81,8 @@ AIMET_HOST_DEVICE void store(const float* staged, std::int64_t count, Half* targ
 #if defined(__F16C__)
   for (; i + 8 <= count; i += 8) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(target + i),
-                     _mm256_cvtps_ph(_mm256_loadu_ps(staged + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+                     _mm256_cvtps_ph(_mm256_loadu_ps(staged + i),
+                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
 #endif
   for (; i < count; ++i) target[i] = to_half(staged[i]);

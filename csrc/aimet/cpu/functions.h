@@ -1,19 +1,21 @@
 // Declarations of the kernels of one instruction set; KernelTable (kernels.h) has their contracts.
 #pragma once
 
-#include <cstdint>
-
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/kernels.h"
+
+#include <cstdint>
 
 namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
 
 void affine(ElementType, AffineMode, const AffineArguments&, std::int64_t begin, std::int64_t end);
-void select_by_mask(int element_size, const void* grad, const std::uint8_t* mask, void* output, std::int64_t begin,
-                    std::int64_t end);
-void affine_backward(ElementType, const AffineBackwardArguments&, std::int64_t begin, std::int64_t end);
+void select_by_mask(int element_size, const void* grad, const std::uint8_t* mask, void* output,
+                    std::int64_t begin, std::int64_t end);
+void affine_backward(ElementType, const AffineBackwardArguments&, std::int64_t begin,
+                     std::int64_t end);
 void min_max(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);
 void histogram(ElementType, const HistogramArguments&, const Box&, std::int64_t* counts);
-void range_search(const RangeSearchArguments&, float* scratch, std::int64_t begin, std::int64_t end);
+void range_search(const RangeSearchArguments&, double* scratch, std::int64_t begin,
+                  std::int64_t end);
 
 }  // namespace aimet::cpu::AIMET_SIMD_NAMESPACE

@@ -1,6 +1,6 @@
-// Counting values into equal bins. Counts are integers, so any split of the work gives the same result.
+// Counting values into equal bins. Counts are integers, so any split of the work gives the same
+// result.
 #include "aimet/core/histogram.h"
-
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
 
@@ -9,11 +9,12 @@ namespace {
 
 // Counts up to kChunk values of one channel.
 template <typename T>
-AIMET_HOST_DEVICE void count_run(const T* x, std::int64_t count, core::Range<T> bins, std::int64_t bin_count,
-                                 std::int64_t* counts) {
+AIMET_HOST_DEVICE void count_run(const T* x, std::int64_t count, core::Range<T> bins,
+                                 std::int64_t bin_count, std::int64_t* counts) {
   alignas(64) std::int32_t index[kChunk];
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::int32_t bin = core::bin_index(core::is_finite(x[i]) ? x[i] : bins.min, bins, bin_count);
+    const std::int32_t bin =
+        core::bin_index(core::is_finite(x[i]) ? x[i] : bins.min, bins, bin_count);
     index[i] = core::is_finite(x[i]) ? bin : -1;
   }
   for (std::int64_t i = 0; i < count; ++i) {
@@ -22,7 +23,8 @@ AIMET_HOST_DEVICE void count_run(const T* x, std::int64_t count, core::Range<T> 
 }
 
 template <typename Element>
-AIMET_HOST_DEVICE void histogram_box(const HistogramArguments& a, const Box& box, std::int64_t* counts) {
+AIMET_HOST_DEVICE void histogram_box(const HistogramArguments& a, const Box& box,
+                                     std::int64_t* counts) {
   using T = Compute<Element>;
   const Element* input = static_cast<const Element*>(a.input);
   const T* min = static_cast<const T*>(a.min);
@@ -37,7 +39,8 @@ AIMET_HOST_DEVICE void histogram_box(const HistogramArguments& a, const Box& box
       for (std::int64_t start = box.inner_begin; start < box.inner_end; start += kChunk) {
         const std::int64_t left = box.inner_end - start;
         const std::int64_t count = left < kChunk ? left : kChunk;
-        count_run(load(run + start, count, buffer), count, bins, a.bin_count, counts + c * a.bin_count);
+        count_run(load(run + start, count, buffer), count, bins, a.bin_count,
+                  counts + c * a.bin_count);
       }
     }
   }
@@ -45,8 +48,10 @@ AIMET_HOST_DEVICE void histogram_box(const HistogramArguments& a, const Box& box
 
 }  // namespace
 
-void histogram(ElementType type, const HistogramArguments& arguments, const Box& box, std::int64_t* counts) {
-  with_element_type(type, [&](auto tag) { histogram_box<typename decltype(tag)::type>(arguments, box, counts); });
+void histogram(ElementType type, const HistogramArguments& arguments, const Box& box,
+               std::int64_t* counts) {
+  with_element_type(
+      type, [&](auto tag) { histogram_box<typename decltype(tag)::type>(arguments, box, counts); });
 }
 
 }  // namespace aimet::cpu::AIMET_SIMD_NAMESPACE

@@ -1,16 +1,17 @@
-// The CPU kernels as the operators see them: raw pointers, counts, a table of functions per instruction set.
-// No Tensor, no allocation, no exception, no threads: operators split the work and call from many threads.
+// The CPU kernels as the operators see them: raw pointers, counts, a table of functions per
+// instruction set. No Tensor, no allocation, no exception, no threads: operators split the work and
+// call from many threads.
 //
-// Every tensor is (outer, channels, inner) in memory order; channel c has its own scale and offset. The element
-// type of data is `ElementType`; scales, limits and partial sums are of the compute type (double for kFloat64,
-// else float) unless said otherwise. Results are the same bits for every instruction set and every split.
+// Every tensor is (outer, channels, inner) in memory order; channel c has its own scale and offset.
+// The element type of data is `ElementType`; scales, limits and partial sums are of the compute
+// type (double for kFloat64, else float) unless said otherwise. Results are the same bits for every
+// instruction set and every split.
 #pragma once
 
-#include <cstdint>
-
+#include "aimet/core/arguments.h"
 #include "aimet/core/range_search.h"
 
-#include "aimet/core/arguments.h"
+#include <cstdint>
 
 namespace aimet::cpu {
 
@@ -51,19 +52,23 @@ struct RangeSearchArguments {
 
 struct KernelTable {
   const char* name;
-  // Elements [begin, end) of the flattened tensor; `begin` is a multiple of kChunk (bytes of the mask are not shared).
-  void (*affine)(ElementType, AffineMode, const AffineArguments&, std::int64_t begin, std::int64_t end);
+  // Elements [begin, end) of the flattened tensor; `begin` is a multiple of kChunk (bytes of the
+  // mask are not shared).
+  void (*affine)(ElementType, AffineMode, const AffineArguments&, std::int64_t begin,
+                 std::int64_t end);
   // output[i] = bit i of mask ? grad[i] : 0, for elements of 2, 4 or 8 bytes.
   void (*select_by_mask)(int element_size, const void* grad, const std::uint8_t* mask, void* output,
                          std::int64_t begin, std::int64_t end);
   // Tasks [begin, end) of the reduction.
-  void (*affine_backward)(ElementType, const AffineBackwardArguments&, std::int64_t begin, std::int64_t end);
+  void (*affine_backward)(ElementType, const AffineBackwardArguments&, std::int64_t begin,
+                          std::int64_t end);
   // Minimum and maximum of the finite values; +inf/-inf where there is none.
   void (*min_max)(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);
   // Adds the finite values of the box to `counts` (channels, bin_count); bins: core/histogram.h.
   void (*histogram)(ElementType, const HistogramArguments&, const Box&, std::int64_t* counts);
-  // Channels [begin, end). `scratch`: 2 * bin_count floats, not shared between threads.
-  void (*range_search)(const RangeSearchArguments&, float* scratch, std::int64_t begin, std::int64_t end);
+  // Channels [begin, end). `scratch`: 2 * bin_count doubles, not shared between threads.
+  void (*range_search)(const RangeSearchArguments&, double* scratch, std::int64_t begin,
+                       std::int64_t end);
 };
 
 }  // namespace aimet::cpu

@@ -1,5 +1,5 @@
-// Smallest and largest finite value per task of the Reduction. Minima do not depend on the order, so any split is
-// right; only the sign of zero would, and the operators drop it.
+// Smallest and largest finite value per task of the Reduction. Minima do not depend on the order,
+// so any split is right; only the sign of zero would, and the operators drop it.
 #include "aimet/core/rounding.h"
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
@@ -24,7 +24,8 @@ AIMET_HOST_DEVICE void min_max_row(const MinMaxArguments& a, std::int64_t task) 
   const std::int64_t first = (task % chunks) * kChunk;
   const std::int64_t count = inner - first < kChunk ? inner - first : kChunk;
   alignas(64) T buffer[kChunk];
-  const T* x = load(static_cast<const Element*>(a.input) + (task / chunks) * inner + first, count, buffer);
+  const T* x =
+      load(static_cast<const Element*>(a.input) + (task / chunks) * inner + first, count, buffer);
   alignas(64) T low[kLanes];
   alignas(64) T high[kLanes];
   for (int j = 0; j < kLanes; ++j) {
@@ -54,7 +55,8 @@ AIMET_HOST_DEVICE void min_max_column_tile(const MinMaxArguments& a, std::int64_
   const std::int64_t count = columns - first < kChunk ? columns - first : kChunk;
   const std::int64_t row_begin = block * Reduction::kRowBlock;
   const std::int64_t rows_left = a.reduction.shape.outer - row_begin;
-  const std::int64_t row_end = row_begin + (rows_left < Reduction::kRowBlock ? rows_left : Reduction::kRowBlock);
+  const std::int64_t row_end =
+      row_begin + (rows_left < Reduction::kRowBlock ? rows_left : Reduction::kRowBlock);
   T* low = static_cast<T*>(a.partial_min) + block * columns + first;
   T* high = static_cast<T*>(a.partial_max) + block * columns + first;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -70,11 +72,13 @@ AIMET_HOST_DEVICE void min_max_column_tile(const MinMaxArguments& a, std::int64_
 
 }  // namespace
 
-void min_max(ElementType type, const MinMaxArguments& arguments, std::int64_t begin, std::int64_t end) {
+void min_max(ElementType type, const MinMaxArguments& arguments, std::int64_t begin,
+             std::int64_t end) {
   with_element_type(type, [&](auto tag) {
     using Element = typename decltype(tag)::type;
     if (arguments.reduction.is_by_columns()) {
-      for (std::int64_t task = begin; task < end; ++task) min_max_column_tile<Element>(arguments, task);
+      for (std::int64_t task = begin; task < end; ++task)
+        min_max_column_tile<Element>(arguments, task);
     } else {
       for (std::int64_t task = begin; task < end; ++task) min_max_row<Element>(arguments, task);
     }

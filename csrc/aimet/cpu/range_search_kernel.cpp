@@ -1,7 +1,6 @@
 // Searches on a histogram for the range with the least error, one channel at a time.
-#include "aimet/core/range_search.h"
-
 #include "aimet/core/histogram.h"
+#include "aimet/core/range_search.h"
 #include "aimet/cpu/functions.h"
 #include "aimet/cpu/lanes.h"
 
@@ -15,15 +14,16 @@ using Range = core::Range<float>;
 struct Bins {
   const float* center;
   const float* count;
+  const double* log_term;  // count * log(count); kEntropy only
   std::int64_t size;
 };
 
 struct Search {
   const RangeSearchArguments& a;
   Bins bins;
-  Range bin_range;      // what the bins divide
-  Range data;           // observed limits, with zero
-  std::int64_t steps;   // n; codes are 0 .. n
+  Range bin_range;     // what the bins divide
+  Range data;          // observed limits, with zero
+  std::int64_t steps;  // n; codes are 0 .. n
 };
 
 // Sum over the bins of count * weighted squared error, in the fixed order of lanes.h.
@@ -38,59 +38,67 @@ double square_error(const Bins& bins, Encoding encoding, std::int64_t step_count
     std::int64_t i = 0;
     for (; i + kLanes <= count; i += kLanes) {
       for (int j = 0; j < kLanes; ++j) {
-        lanes[j] += weight[i + j] * core::weighted_square_error(center[i + j], encoding, steps, gamma);
+        lanes[j] +=
+            weight[i + j] * core::weighted_square_error(center[i + j], encoding, steps, gamma);
       }
     }
     for (int j = 0; i + j < count; ++j) {
-      lanes[j] += weight[i + j] * core::weighted_square_error(center[i + j], encoding, steps, gamma);
+      lanes[j] +=
+          weight[i + j] * core::weighted_square_error(center[i + j], encoding, steps, gamma);
     }
     total += static_cast<double>(add_lanes(lanes));
   }
   return total;
 }
 
-// Kullback-Leibler divergence of the quantized from the original distribution, times the number of values, less a constant.
-// Original: the histogram with clipped counts moved to the edges. Quantized: what falls on one code, spread evenly over
-// the occupied bins of that code; clipped counts are missing, so clipping costs.
-// Source: 8-bit calibration of TensorRT (Migacz, GTC 2017), with the affine grid in place of equal groups of bins.
+// Kullback-Leibler divergence of the quantized from the original distribution, times the number of
+// values, less a constant. Original: the histogram with clipped counts moved to the edges.
+// Quantized: what falls on one code, spread evenly over the occupied bins of that code; clipped
+// counts are missing, so clipping costs. Source: 8-bit calibration of TensorRT (Migacz, GTC 2017),
+// with the affine grid in place of equal groups of bins.
 double divergence(const Bins& bins, Encoding encoding, std::int64_t step_count) {
   constexpr double kEmptyShare = 1e-9;  // for edge codes that hold clipped counts alone
-  const core::AffineParams<float> params{encoding.scale, encoding.offset, 0.0f, static_cast<float>(step_count)};
+  const core::AffineParams<float> params{encoding.scale, encoding.offset, 0.0f,
+                                         static_cast<float>(step_count)};
+  // A sum over codes of `log_terms - counts * log(inside / occupied / inside_total)`; the total is
+  // known only at the end.
   double inside_total = 0;
-  for (std::int64_t i = 0; i < bins.size; ++i) {
-    if (core::is_inside_grid(core::unclamped_code(bins.center[i], params), params)) inside_total += bins.count[i];
-  }
-  if (inside_total == 0) return __builtin_inf();
+  double clipped_total = 0;
   double result = 0;
-  for (std::int64_t i = 0; i < bins.size;) {
-    const float code = core::quantize(bins.center[i], params);
-    double original = 0;  // all counts of this code
-    double inside = 0;    // without clipped ones
-    double occupied = 0;  // bins
-    double clipped = 0;   // counts that the original has in the edge bin of this code
-    double entropy = 0;   // sum of p log p over this code's bins
-    double edge = 0;      // counts of the bin that receives the clipped ones
-    for (; i < bins.size && core::quantize(bins.center[i], params) == code; ++i) {
-      const double count = bins.count[i];
-      original += count;
-      if (core::is_inside_grid(core::unclamped_code(bins.center[i], params), params)) {
+  std::int64_t i = 0;
+  float next = core::unclamped_code(bins.center[0], params);
+  while (i < bins.size) {
+    const float code = core::clamp(next, params.qmin, params.qmax);
+    double inside = 0;    // counts that are not clipped
+    double occupied = 0;  // their bins
+    double clipped = 0;
+    double log_terms = 0;
+    double edge = 0;  // counts of the bin that receives the clipped ones, and its log term
+    double edge_term = 0;
+    do {
+      const double count = static_cast<double>(bins.count[i]);
+      if (core::is_inside_grid(next, params)) {
         inside += count;
         occupied += 1;
-        entropy += count * __builtin_log(count);
+        log_terms += bins.log_term[i];
         // The lowest code's first bin, or the highest code's last one.
-        if (edge == 0 || code > 0) edge = count;
+        if (edge == 0 || code > 0) {
+          edge = count;
+          edge_term = bins.log_term[i];
+        }
       } else {
         clipped += count;
       }
-    }
-    if (clipped > 0) {
-      entropy -= edge > 0 ? edge * __builtin_log(edge) : 0;
-      entropy += (edge + clipped) * __builtin_log(edge + clipped);
-    }
-    const double share = occupied > 0 ? inside / occupied / inside_total : kEmptyShare / inside_total;
-    result += entropy - original * __builtin_log(share);
+      if (++i < bins.size) next = core::unclamped_code(bins.center[i], params);
+    } while (i < bins.size && core::clamp(next, params.qmin, params.qmax) == code);
+    if (clipped > 0) log_terms += (edge + clipped) * __builtin_log(edge + clipped) - edge_term;
+    const double share = occupied > 0 ? inside / occupied : kEmptyShare;
+    result += log_terms - (inside + clipped) * __builtin_log(share);
+    inside_total += inside;
+    clipped_total += clipped;
   }
-  return result;
+  if (inside_total == 0) return __builtin_inf();
+  return result + (inside_total + clipped_total) * __builtin_log(inside_total);
 }
 
 double cost_of(const Search& s, Encoding encoding) {
@@ -130,7 +138,8 @@ Range sqnr(const Search& s) {
   return core::range_of(best.encoding, s.steps);
 }
 
-// The grid that covers the data between two fractions (in 1/kFinest) of the observed range. Zero is always in it.
+// The grid that covers the data between two fractions (in 1/kFinest) of the observed range. Zero is
+// always in it.
 constexpr std::int64_t kFinest = 2048;
 
 Encoding encoding_between(const Search& s, std::int64_t low, std::int64_t high) {
@@ -141,7 +150,8 @@ Encoding encoding_between(const Search& s, std::int64_t low, std::int64_t high) 
   return core::covering_encoding(part, s.steps, s.a.is_symmetric);
 }
 
-// Both limits are searched together, on a coarse raster first, then around the best on ever finer ones. Ties keep the wider.
+// Both limits are searched together, on a coarse raster first, then around the best on ever finer
+// ones. Ties keep the wider.
 Range both_limits(const Search& s) {
   constexpr std::int64_t kCoarsest = kFinest / 16;
   Best best;
@@ -186,8 +196,10 @@ Range one_limit(const Search& s) {
   return core::range_of(best.encoding, s.steps);
 }
 
-Range percentile(const RangeSearchArguments& a, const std::int64_t* counts, Range observed, std::int64_t total) {
-  if (a.percentile >= 100) return core::range_from_min_max(observed.min, observed.max, a.qmax - a.qmin, a.is_symmetric);
+Range percentile(const RangeSearchArguments& a, const std::int64_t* counts, Range observed,
+                 std::int64_t total) {
+  if (a.percentile >= 100)
+    return core::range_from_min_max(observed.min, observed.max, a.qmax - a.qmin, a.is_symmetric);
   const Range bins = core::bin_range(observed);
   const float width = core::bin_width(bins, a.bin_count);
   // The left edge of the bin in which the cumulative count reaches the target.
@@ -205,7 +217,7 @@ Range percentile(const RangeSearchArguments& a, const std::int64_t* counts, Rang
   return core::range_from_min_max(part.min, part.max, a.qmax - a.qmin, a.is_symmetric);
 }
 
-Range search_channel(const RangeSearchArguments& a, std::int64_t channel, float* scratch) {
+Range search_channel(const RangeSearchArguments& a, std::int64_t channel, double* scratch) {
   const std::int64_t* counts = a.counts + channel * a.bin_count;
   const Range observed{a.min[channel], a.max[channel]};
   const std::int64_t steps = a.qmax - a.qmin;
@@ -219,24 +231,31 @@ Range search_channel(const RangeSearchArguments& a, std::int64_t channel, float*
 
   const Range bins = core::bin_range(observed);
   const float width = core::bin_width(bins, a.bin_count);
-  float* center = scratch;
-  float* count = scratch + a.bin_count;
+  double* log_term = scratch;
+  float* center = reinterpret_cast<float*>(scratch + a.bin_count);
+  float* count = center + a.bin_count;
   std::int64_t size = 0;
   for (std::int64_t bin = 0; bin < a.bin_count; ++bin) {
     if (counts[bin] == 0) continue;
     center[size] = (bins.min + width * static_cast<float>(bin)) + width / 2;
     count[size] = static_cast<float>(counts[bin]);
+    log_term[size] = 0;
+    if (a.method == RangeMethod::kEntropy) {
+      const double exact = static_cast<double>(count[size]);
+      log_term[size] = exact * __builtin_log(exact);
+    }
     ++size;
   }
   const Range data{core::minimum(bins.min, 0.0f), core::maximum(bins.max, 0.0f)};
-  const Search search{a, {center, count, size}, bins, data, steps};
+  const Search search{a, {center, count, log_term, size}, bins, data, steps};
   if (a.method == RangeMethod::kSqnr) return sqnr(search);
   return a.is_symmetric ? one_limit(search) : both_limits(search);
 }
 
 }  // namespace
 
-void range_search(const RangeSearchArguments& arguments, float* scratch, std::int64_t begin, std::int64_t end) {
+void range_search(const RangeSearchArguments& arguments, double* scratch, std::int64_t begin,
+                  std::int64_t end) {
   for (std::int64_t channel = begin; channel < end; ++channel) {
     const Range range = search_channel(arguments, channel, scratch);
     arguments.range_min[channel] = range.min;

@@ -1,10 +1,11 @@
-// Finds the scale and offset of each element of a (outer, channels, inner) tensor, a chunk at a time.
+// Finds the scale and offset of each element of a (outer, channels, inner) tensor, a chunk at a
+// time.
 #pragma once
-
-#include <cstdint>
 
 #include "aimet/core/macros.h"
 #include "aimet/cpu/kernels.h"
+
+#include <cstdint>
 
 namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
 namespace {
@@ -20,7 +21,8 @@ class ChannelRuns {
   //   on_channels(first, length, scale*, offset*) one value per element: arrays
   // where `first` counts from `start`.
   template <typename OnRun, typename OnChannels>
-  AIMET_HOST_DEVICE void for_each(std::int64_t start, std::int64_t count, OnRun&& on_run, OnChannels&& on_channels) {
+  AIMET_HOST_DEVICE void for_each(std::int64_t start, std::int64_t count, OnRun&& on_run,
+                                  OnChannels&& on_channels) {
     if (shape_.channels == 1) {
       on_run(std::int64_t{0}, count, scale_[0], offset_[0]);
     } else if (shape_.inner >= kShortRun) {

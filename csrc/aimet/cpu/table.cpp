@@ -9,7 +9,12 @@ namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
 
 extern const KernelTable table;
 const KernelTable table = {
-    AIMET_STRING(AIMET_SIMD_NAMESPACE), affine, select_by_mask, affine_backward, min_max, histogram,
+    AIMET_STRING(AIMET_SIMD_NAMESPACE),
+    affine,
+    select_by_mask,
+    affine_backward,
+    min_max,
+    histogram,
     range_search,
 };
 

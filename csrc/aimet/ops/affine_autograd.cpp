@@ -1,14 +1,15 @@
 // Gradients of the affine operators: straight-through estimator, docs/numerics.md "Gradients".
-// quantize_dequantize keeps its input only when scale or offset needs a gradient, else one bit per element.
+// quantize_dequantize keeps its input only when scale or offset needs a gradient, else one bit per
+// element.
+#include "aimet/ops/affine.h"
+#include "aimet/ops/affine_composite.h"
+#include "aimet/ops/autograd.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/where.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
-
-#include "aimet/ops/affine.h"
-#include "aimet/ops/affine_composite.h"
-#include "aimet/ops/autograd.h"
 
 namespace aimet {
 namespace {
@@ -18,10 +19,12 @@ using torch::autograd::variable_list;
 
 // Only the input needs a gradient.
 struct QuantizeDequantizeInput : torch::autograd::Function<QuantizeDequantizeInput> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const at::Tensor& scale,
-                            const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax, ops::BlockSize block_size) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& input,
+                            const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+                            std::int64_t qmax, ops::BlockSize block_size) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    auto [output, mask] = quantize_dequantize_mask(input, scale, offset, qmin, qmax, ops::view_of(block_size));
+    auto [output, mask] =
+        quantize_dequantize_mask(input, scale, offset, qmin, qmax, ops::view_of(block_size));
     context->save_for_backward({mask});
     context->saved_data["sizes"] = output.sym_sizes();
     context->saved_data["strides"] = output.sym_strides();
@@ -42,8 +45,9 @@ struct QuantizeDequantizeInput : torch::autograd::Function<QuantizeDequantizeInp
 
 // Scale or offset needs a gradient.
 struct QuantizeDequantizeRange : torch::autograd::Function<QuantizeDequantizeRange> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const at::Tensor& scale,
-                            const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax, ops::BlockSize block_size) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& input,
+                            const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+                            std::int64_t qmax, ops::BlockSize block_size) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({input, scale, offset});
     ops::save_grid(context, qmin, qmax, block_size);
@@ -55,16 +59,23 @@ struct QuantizeDequantizeRange : torch::autograd::Function<QuantizeDequantizeRan
     const ops::SavedGrid grid = ops::saved_grid(context);
     const std::array<bool, 3> wanted = {context->needs_input_grad(0), context->needs_input_grad(1),
                                         context->needs_input_grad(2)};
-    auto [input, scale, offset] = quantize_dequantize_backward(grads[0], saved[0], saved[1], saved[2], grid.qmin, grid.qmax,
-                                                               ops::view_of(grid.block_size), wanted);
-    return {wanted[0] ? input : at::Tensor(), wanted[1] ? scale : at::Tensor(), wanted[2] ? offset : at::Tensor(), {}, {}, {}};
+    auto [input, scale, offset] =
+        quantize_dequantize_backward(grads[0], saved[0], saved[1], saved[2], grid.qmin, grid.qmax,
+                                     ops::view_of(grid.block_size), wanted);
+    return {wanted[0] ? input : at::Tensor(),
+            wanted[1] ? scale : at::Tensor(),
+            wanted[2] ? offset : at::Tensor(),
+            {},
+            {},
+            {}};
   }
 };
 
 // q = clamp(ste(x / s) - o): dx = m g / s, ds = -sum m g x / s^2, do = -sum m g.
 struct QuantizeFunction : torch::autograd::Function<QuantizeFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const at::Tensor& scale,
-                            const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax, ops::BlockSize block_size) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& input,
+                            const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+                            std::int64_t qmax, ops::BlockSize block_size) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({input, scale, offset});
     ops::save_grid(context, qmin, qmax, block_size);
@@ -74,7 +85,8 @@ struct QuantizeFunction : torch::autograd::Function<QuantizeFunction> {
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const variable_list saved = context->get_saved_variables();
     const ops::SavedGrid grid = ops::saved_grid(context);
-    const ops::Affine a = ops::affine_of(saved[0], saved[1], saved[2], ops::view_of(grid.block_size));
+    const ops::Affine a =
+        ops::affine_of(saved[0], saved[1], saved[2], ops::view_of(grid.block_size));
     const at::Tensor ratio = a.input / a.scale;
     const at::Tensor codes = ratio.round() - a.offset;
     const at::Tensor inside = (codes >= grid.qmin).logical_and(codes <= grid.qmax);
@@ -92,8 +104,9 @@ struct QuantizeFunction : torch::autograd::Function<QuantizeFunction> {
 
 // x = (q + o) s: dq = g s, ds = sum g (q + o), do = sum g s.
 struct DequantizeFunction : torch::autograd::Function<DequantizeFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const at::Tensor& scale,
-                            const at::Tensor& offset, ops::BlockSize block_size) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& input,
+                            const at::Tensor& scale, const at::Tensor& offset,
+                            ops::BlockSize block_size) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     context->save_for_backward({input, scale, offset});
     ops::save_grid(context, 0, 0, block_size);
@@ -103,7 +116,8 @@ struct DequantizeFunction : torch::autograd::Function<DequantizeFunction> {
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const variable_list saved = context->get_saved_variables();
     const ops::SavedGrid grid = ops::saved_grid(context);
-    const ops::Affine a = ops::affine_of(saved[0], saved[1], saved[2], ops::view_of(grid.block_size));
+    const ops::Affine a =
+        ops::affine_of(saved[0], saved[1], saved[2], ops::view_of(grid.block_size));
     const at::Tensor g = grads[0].to(a.input.scalar_type());
     const at::Tensor scaled = g * a.scale;
     variable_list result(4);
@@ -112,25 +126,30 @@ struct DequantizeFunction : torch::autograd::Function<DequantizeFunction> {
     if (context->needs_input_grad(1)) {
       result[1] = ops::gradient_of_parameter(g * (a.input + a.offset), saved[1], sizes);
     }
-    if (context->needs_input_grad(2)) result[2] = ops::gradient_of_parameter(scaled, saved[2], sizes);
+    if (context->needs_input_grad(2))
+      result[2] = ops::gradient_of_parameter(scaled, saved[2], sizes);
     return result;
   }
 };
 
-at::Tensor quantize_dequantize_autograd(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
-                                        std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+at::Tensor quantize_dequantize_autograd(const at::Tensor& input, const at::Tensor& scale,
+                                        const at::Tensor& offset, std::int64_t qmin,
+                                        std::int64_t qmax, at::OptionalIntArrayRef block_size) {
   if (ops::needs_gradient({scale, offset})) {
-    return QuantizeDequantizeRange::apply(input, scale, offset, qmin, qmax, ops::to_vector(block_size));
+    return QuantizeDequantizeRange::apply(input, scale, offset, qmin, qmax,
+                                          ops::to_vector(block_size));
   }
   if (ops::needs_gradient({input})) {
-    return QuantizeDequantizeInput::apply(input, scale, offset, qmin, qmax, ops::to_vector(block_size));
+    return QuantizeDequantizeInput::apply(input, scale, offset, qmin, qmax,
+                                          ops::to_vector(block_size));
   }
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   return quantize_dequantize(input, scale, offset, qmin, qmax, block_size);
 }
 
-at::Tensor quantize_autograd(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
-                             std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+at::Tensor quantize_autograd(const at::Tensor& input, const at::Tensor& scale,
+                             const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+                             at::OptionalIntArrayRef block_size) {
   if (ops::needs_gradient({input, scale, offset})) {
     return QuantizeFunction::apply(input, scale, offset, qmin, qmax, ops::to_vector(block_size));
   }
@@ -138,8 +157,8 @@ at::Tensor quantize_autograd(const at::Tensor& input, const at::Tensor& scale, c
   return quantize(input, scale, offset, qmin, qmax, block_size);
 }
 
-at::Tensor dequantize_autograd(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
-                               at::OptionalIntArrayRef block_size) {
+at::Tensor dequantize_autograd(const at::Tensor& input, const at::Tensor& scale,
+                               const at::Tensor& offset, at::OptionalIntArrayRef block_size) {
   if (ops::needs_gradient({input, scale, offset})) {
     return DequantizeFunction::apply(input, scale, offset, ops::to_vector(block_size));
   }

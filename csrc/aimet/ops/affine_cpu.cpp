@@ -1,15 +1,16 @@
-// CPU kernels of the affine operators: checks, layout, threads; the loops are in cpu/affine*_kernel.cpp.
+// CPU kernels of the affine operators: checks, layout, threads; the loops are in
+// cpu/affine*_kernel.cpp.
+#include "aimet/ops/affine.h"
+#include "aimet/ops/checks.h"
+#include "aimet/ops/kernel_choice.h"
+#include "aimet/ops/layout.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
-
-#include "aimet/ops/affine.h"
-#include "aimet/ops/checks.h"
-#include "aimet/ops/kernel_choice.h"
-#include "aimet/ops/layout.h"
 
 namespace aimet {
 namespace {
@@ -20,11 +21,11 @@ struct Parameters {
   at::Tensor offset;  // (channels), compute type
 };
 
-Parameters parameters_of(const char* op, const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
-                         at::OptionalIntArrayRef block_size) {
+Parameters parameters_of(const char* op, const at::Tensor& input, const at::Tensor& scale,
+                         const at::Tensor& offset, at::OptionalIntArrayRef block_size) {
   const at::ScalarType type = ops::compute_type(input);
   Parameters result{ops::channel_layout(input, scale.sizes(), block_size), {}, {}};
-  ops::check_scale_values(op, scale.detach().to(type).contiguous());
+  ops::check_scale_values(op, ops::contiguous_as(scale, type));
   result.scale = ops::channel_values(scale, result.layout, type);
   result.offset = ops::channel_values(offset, result.layout, type);
   return result;
@@ -34,14 +35,15 @@ Parameters parameters_of(const char* op, const at::Tensor& input, const at::Tens
 template <typename Body>
 void for_each_chunk(std::int64_t count, const Body& body) {
   const std::int64_t chunk_count = (count + cpu::kChunk - 1) / cpu::kChunk;
-  at::parallel_for(0, chunk_count, ops::task_grain(cpu::kChunk), [&](std::int64_t begin, std::int64_t end) {
-    body(begin * cpu::kChunk, std::min(end * cpu::kChunk, count));
-  });
+  at::parallel_for(0, chunk_count, ops::task_grain(cpu::kChunk),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     body(begin * cpu::kChunk, std::min(end * cpu::kChunk, count));
+                   });
 }
 
-at::Tensor apply(const char* op, cpu::AffineMode mode, const at::Tensor& input, const at::Tensor& scale,
-                 const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size,
-                 std::uint8_t* mask) {
+at::Tensor apply(const char* op, cpu::AffineMode mode, const at::Tensor& input,
+                 const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+                 std::int64_t qmax, at::OptionalIntArrayRef block_size, std::uint8_t* mask) {
   const at::Tensor x = ops::dense(input);
   const Parameters parameters = parameters_of(op, x, scale, offset, block_size);
   at::Tensor output = at::empty_like(x);
@@ -55,52 +57,62 @@ at::Tensor apply(const char* op, cpu::AffineMode mode, const at::Tensor& input, 
                                        static_cast<double>(qmax)};
   const cpu::ElementType type = ops::element_type(x);
   const cpu::KernelTable& kernels = ops::kernels();
-  for_each_chunk(x.numel(), [&](std::int64_t begin, std::int64_t end) { kernels.affine(type, mode, arguments, begin, end); });
+  for_each_chunk(x.numel(), [&](std::int64_t begin, std::int64_t end) {
+    kernels.affine(type, mode, arguments, begin, end);
+  });
   return output;
 }
 
-at::Tensor quantize_cpu(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
-                        std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+at::Tensor quantize_cpu(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
+                        std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size) {
   ops::check_affine("quantize", input, scale, offset, block_size);
   ops::check_grid("quantize", qmin, qmax);
-  return apply("quantize", cpu::AffineMode::kQuantize, input, scale, offset, qmin, qmax, block_size, nullptr);
-}
-
-at::Tensor dequantize_cpu(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
-                          at::OptionalIntArrayRef block_size) {
-  ops::check_affine("dequantize", input, scale, offset, block_size);
-  return apply("dequantize", cpu::AffineMode::kDequantize, input, scale, offset, 0, 0, block_size, nullptr);
-}
-
-at::Tensor quantize_dequantize_cpu(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
-                                   std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size) {
-  ops::check_affine("quantize_dequantize", input, scale, offset, block_size);
-  ops::check_grid("quantize_dequantize", qmin, qmax);
-  return apply("quantize_dequantize", cpu::AffineMode::kQuantizeDequantize, input, scale, offset, qmin, qmax, block_size,
+  return apply("quantize", cpu::AffineMode::kQuantize, input, scale, offset, qmin, qmax, block_size,
                nullptr);
 }
 
-std::tuple<at::Tensor, at::Tensor> mask_cpu(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
-                                            std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+at::Tensor dequantize_cpu(const at::Tensor& input, const at::Tensor& scale,
+                          const at::Tensor& offset, at::OptionalIntArrayRef block_size) {
+  ops::check_affine("dequantize", input, scale, offset, block_size);
+  return apply("dequantize", cpu::AffineMode::kDequantize, input, scale, offset, 0, 0, block_size,
+               nullptr);
+}
+
+at::Tensor quantize_dequantize_cpu(const at::Tensor& input, const at::Tensor& scale,
+                                   const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+                                   at::OptionalIntArrayRef block_size) {
+  ops::check_affine("quantize_dequantize", input, scale, offset, block_size);
+  ops::check_grid("quantize_dequantize", qmin, qmax);
+  return apply("quantize_dequantize", cpu::AffineMode::kQuantizeDequantize, input, scale, offset,
+               qmin, qmax, block_size, nullptr);
+}
+
+std::tuple<at::Tensor, at::Tensor> mask_cpu(const at::Tensor& input, const at::Tensor& scale,
+                                            const at::Tensor& offset, std::int64_t qmin,
+                                            std::int64_t qmax, at::OptionalIntArrayRef block_size) {
   ops::check_affine("quantize_dequantize", input, scale, offset, block_size);
   ops::check_grid("quantize_dequantize", qmin, qmax);
   at::Tensor mask = at::empty({(input.numel() + 7) / 8}, input.options().dtype(at::kByte));
-  at::Tensor output = apply("quantize_dequantize", cpu::AffineMode::kQuantizeDequantize, input, scale, offset, qmin, qmax,
-                            block_size, mask.mutable_data_ptr<std::uint8_t>());
+  at::Tensor output =
+      apply("quantize_dequantize", cpu::AffineMode::kQuantizeDequantize, input, scale, offset, qmin,
+            qmax, block_size, mask.mutable_data_ptr<std::uint8_t>());
   return {output, mask};
 }
 
 at::Tensor mask_backward_cpu(const at::Tensor& grad, const at::Tensor& mask) {
   const at::Tensor g = ops::dense(grad);
   TORCH_CHECK_VALUE(mask.scalar_type() == at::kByte && mask.numel() == (g.numel() + 7) / 8,
-                    "_quantize_dequantize_mask_backward: `mask` must be uint8 with one bit for each element of `grad`, got ",
-                    mask.numel(), " elements of ", mask.scalar_type(), " for grad of shape ", g.sizes());
+                    "_quantize_dequantize_mask_backward: `mask` must be uint8 with one bit for "
+                    "each element of `grad`, got ",
+                    mask.numel(), " elements of ", mask.scalar_type(), " for grad of shape ",
+                    g.sizes());
   at::Tensor output = at::empty_like(g);
   const at::Tensor bits = mask.contiguous();
   const cpu::KernelTable& kernels = ops::kernels();
   for_each_chunk(g.numel(), [&](std::int64_t begin, std::int64_t end) {
-    kernels.select_by_mask(static_cast<int>(g.element_size()), g.const_data_ptr(), bits.const_data_ptr<std::uint8_t>(),
-                           output.mutable_data_ptr(), begin, end);
+    kernels.select_by_mask(static_cast<int>(g.element_size()), g.const_data_ptr(),
+                           bits.const_data_ptr<std::uint8_t>(), output.mutable_data_ptr(), begin,
+                           end);
   });
   return output;
 }
@@ -112,21 +124,23 @@ at::Tensor sum_partials(const at::Tensor& partials, const cpu::Reduction& reduct
   const double* source = partials.const_data_ptr<double>();
   double* target = sums.mutable_data_ptr<double>();
   const std::int64_t partials_per_channel = reduction.groups() * reduction.partials_per_group();
-  at::parallel_for(0, channels, ops::task_grain(partials_per_channel), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t c = begin; c < end; ++c) target[c] = core::sum_of_channel(source, reduction, c);
-  });
+  at::parallel_for(0, channels, ops::task_grain(partials_per_channel),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     for (std::int64_t c = begin; c < end; ++c)
+                       target[c] = core::sum_of_channel(source, reduction, c);
+                   });
   return sums;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(const at::Tensor& grad, const at::Tensor& input,
-                                                            const at::Tensor& scale, const at::Tensor& offset,
-                                                            std::int64_t qmin, std::int64_t qmax,
-                                                            at::OptionalIntArrayRef block_size,
-                                                            std::array<bool, 3> output_mask) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
+    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+    const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+    at::OptionalIntArrayRef block_size, std::array<bool, 3> output_mask) {
   constexpr const char* kOp = "_quantize_dequantize_backward";
   ops::check_affine(kOp, input, scale, offset, block_size);
   ops::check_grid(kOp, qmin, qmax);
-  TORCH_CHECK_VALUE(grad.sizes() == input.sizes(), kOp, ": `grad` must have the shape of `input`, got ", grad.sizes(), " and ",
+  TORCH_CHECK_VALUE(grad.sizes() == input.sizes(), kOp,
+                    ": `grad` must have the shape of `input`, got ", grad.sizes(), " and ",
                     input.sizes());
   const at::Tensor x = ops::dense(input);
   const at::Tensor g = ops::in_layout_of(grad, x);
@@ -136,30 +150,37 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(const at::Tensor& gr
   const at::TensorOptions double_options = scale.options().dtype(at::kDouble);
   at::Tensor partial_scale = at::empty({reduction.partial_count()}, double_options);
   at::Tensor partial_offset = at::empty({reduction.partial_count()}, double_options);
-  const cpu::AffineBackwardArguments arguments{g.const_data_ptr(),
-                                               x.const_data_ptr(),
-                                               output_mask[0] ? grad_input.mutable_data_ptr() : nullptr,
-                                               parameters.scale.const_data_ptr(),
-                                               parameters.offset.const_data_ptr(),
-                                               partial_scale.mutable_data_ptr<double>(),
-                                               partial_offset.mutable_data_ptr<double>(),
-                                               reduction,
-                                               static_cast<double>(qmin),
-                                               static_cast<double>(qmax)};
+  const cpu::AffineBackwardArguments arguments{
+      g.const_data_ptr(),
+      x.const_data_ptr(),
+      output_mask[0] ? grad_input.mutable_data_ptr() : nullptr,
+      parameters.scale.const_data_ptr(),
+      parameters.offset.const_data_ptr(),
+      partial_scale.mutable_data_ptr<double>(),
+      partial_offset.mutable_data_ptr<double>(),
+      reduction,
+      static_cast<double>(qmin),
+      static_cast<double>(qmax)};
   const cpu::ElementType type = ops::element_type(x);
   const cpu::KernelTable& kernels = ops::kernels();
   at::parallel_for(0, reduction.task_count(), ops::task_grain(reduction.task_size()),
-                   [&](std::int64_t begin, std::int64_t end) { kernels.affine_backward(type, arguments, begin, end); });
+                   [&](std::int64_t begin, std::int64_t end) {
+                     kernels.affine_backward(type, arguments, begin, end);
+                   });
 
-  const auto reduced = [&](bool is_wanted, const at::Tensor& partials, const at::Tensor& parameter) {
+  const auto reduced = [&](bool is_wanted, const at::Tensor& partials,
+                           const at::Tensor& parameter) {
     if (!is_wanted) return at::empty({0}, parameter.options());
-    at::Tensor sums = ops::sum_to_parameter(sum_partials(partials, reduction), parameters.layout, scale.sizes());
+    at::Tensor sums =
+        ops::sum_to_parameter(sum_partials(partials, reduction), parameters.layout, scale.sizes());
     if (parameter.numel() == 1) {
-      sums = sum_partials(sums.flatten(), {{1, 1, sums.numel() * cpu::kChunk}}).reshape(parameter.sizes());
+      sums = sum_partials(sums.flatten(), {{1, 1, sums.numel() * cpu::kChunk}})
+                 .reshape(parameter.sizes());
     }
     return sums.to(parameter.scalar_type());
   };
-  return {grad_input, reduced(output_mask[1], partial_scale, scale), reduced(output_mask[2], partial_offset, offset)};
+  return {grad_input, reduced(output_mask[1], partial_scale, scale),
+          reduced(output_mask[2], partial_offset, offset)};
 }
 
 }  // namespace

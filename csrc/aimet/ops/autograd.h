@@ -22,7 +22,8 @@ inline BlockSize to_vector(at::OptionalIntArrayRef block_size) {
 }
 
 inline at::OptionalIntArrayRef view_of(const BlockSize& block_size) {
-  return block_size.has_value() ? at::OptionalIntArrayRef(at::IntArrayRef(*block_size)) : at::OptionalIntArrayRef();
+  return block_size.has_value() ? at::OptionalIntArrayRef(at::IntArrayRef(*block_size))
+                                : at::OptionalIntArrayRef();
 }
 
 inline bool needs_gradient(std::initializer_list<at::Tensor> tensors) {
@@ -39,15 +40,16 @@ struct SavedGrid {
   BlockSize block_size;
 };
 
-inline void save_grid(torch::autograd::AutogradContext* context, std::int64_t qmin, std::int64_t qmax,
-                      const BlockSize& block_size) {
+inline void save_grid(torch::autograd::AutogradContext* context, std::int64_t qmin,
+                      std::int64_t qmax, const BlockSize& block_size) {
   context->saved_data["qmin"] = qmin;
   context->saved_data["qmax"] = qmax;
   if (block_size.has_value()) context->saved_data["block_size"] = *block_size;
 }
 
 inline SavedGrid saved_grid(torch::autograd::AutogradContext* context) {
-  SavedGrid grid{context->saved_data["qmin"].toInt(), context->saved_data["qmax"].toInt(), std::nullopt};
+  SavedGrid grid{context->saved_data["qmin"].toInt(), context->saved_data["qmax"].toInt(),
+                 std::nullopt};
   const auto block_size = context->saved_data.find("block_size");
   if (block_size != context->saved_data.end()) grid.block_size = block_size->second.toIntVector();
   return grid;

@@ -1,9 +1,9 @@
 #include "aimet/ops/build_info.h"
 
-#include <torch/library.h>
-
 #include "aimet/aimet.h"
 #include "aimet/ops/kernel_choice.h"
+
+#include <torch/library.h>
 
 namespace aimet {
 
@@ -20,11 +20,15 @@ std::string build_info() {
 #else
   const std::string cuda = "false";
 #endif
-  return "{\"version\": \"" AIMET_VERSION "\", \"torch_version\": \"" AIMET_TORCH_VERSION "\", \"cuda\": " + cuda +
-         ", \"compiler\": \"" __VERSION__ "\", \"instruction_sets\": [" + instruction_sets + "]}";
+  return "{\"version\": \"" AIMET_VERSION "\", \"torch_version\": \"" AIMET_TORCH_VERSION
+         "\", \"cuda\": " +
+         cuda + ", \"compiler\": \"" __VERSION__ "\", \"instruction_sets\": [" + instruction_sets +
+         "]}";
 }
 
-std::string cpu_capability() { return ops::kernels().name; }
+std::string cpu_capability() {
+  return ops::kernels().name;
+}
 
 void register_operators() {}
 

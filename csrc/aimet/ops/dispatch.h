@@ -1,4 +1,5 @@
-// Calls through the dispatcher. The handle is looked up at the first call, when schemas.cpp is registered for sure.
+// Calls through the dispatcher. The handle is looked up at the first call, when schemas.cpp is
+// registered for sure.
 #pragma once
 
 #include <ATen/core/dispatch/Dispatcher.h>

@@ -16,13 +16,15 @@ at::Tensor dense(const at::Tensor& tensor) {
 }
 
 at::Tensor in_layout_of(const at::Tensor& tensor, const at::Tensor& reference) {
-  if (tensor.strides() == reference.strides() && tensor.scalar_type() == reference.scalar_type()) return tensor;
+  if (tensor.strides() == reference.strides() && tensor.scalar_type() == reference.scalar_type())
+    return tensor;
   return at::empty_like(reference).copy_(tensor);
 }
 
 namespace {
 
-// One factor of the memory order: `size` elements that share a parameter (step 0), or use parameters `step` apart.
+// One factor of the memory order: `size` elements that share a parameter (step 0), or use
+// parameters `step` apart.
 struct Factor {
   std::int64_t size;
   std::int64_t step;
@@ -46,15 +48,17 @@ c10::SmallVector<std::int64_t, 6> memory_order(const at::Tensor& tensor) {
   c10::SmallVector<std::int64_t, 6> order(tensor.dim());
   for (std::int64_t dim = 0; dim < tensor.dim(); ++dim) order[dim] = dim;
   if (!tensor.is_contiguous()) {
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::int64_t a, std::int64_t b) { return tensor.stride(a) > tensor.stride(b); });
+    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+      return tensor.stride(a) > tensor.stride(b);
+    });
   }
   return order;
 }
 
 }  // namespace
 
-ChannelLayout channel_layout(const at::Tensor& input, at::IntArrayRef parameter_sizes, at::OptionalIntArrayRef block_size) {
+ChannelLayout channel_layout(const at::Tensor& input, at::IntArrayRef parameter_sizes,
+                             at::OptionalIntArrayRef block_size) {
   ChannelLayout layout;
   const std::int64_t parameter_count = c10::multiply_integers(parameter_sizes);
   if (parameter_count == 1) {
@@ -93,18 +97,25 @@ ChannelLayout channel_layout(const at::Tensor& input, at::IntArrayRef parameter_
     std::vector<std::int64_t> next;
     next.reserve(layout.parameter_of.size() * factors[i].size);
     for (const std::int64_t parameter : layout.parameter_of) {
-      for (std::int64_t k = 0; k < factors[i].size; ++k) next.push_back(parameter + k * factors[i].step);
+      for (std::int64_t k = 0; k < factors[i].size; ++k)
+        next.push_back(parameter + k * factors[i].step);
     }
     layout.parameter_of = std::move(next);
   }
   return layout;
 }
 
-at::Tensor channel_values(const at::Tensor& parameter, const ChannelLayout& layout, at::ScalarType type) {
+at::Tensor contiguous_as(const at::Tensor& tensor, at::ScalarType type) {
+  const bool is_so = tensor.scalar_type() == type && tensor.is_contiguous();
+  return is_so ? tensor : tensor.to(type).contiguous();
+}
+
+at::Tensor channel_values(const at::Tensor& parameter, const ChannelLayout& layout,
+                          at::ScalarType type) {
   const std::int64_t channel_count = layout.shape.channels;
-  const at::Tensor values = parameter.detach().to(type).contiguous();
-  if (parameter.numel() == 1) {
-    return channel_count == 1 ? values : values.reshape({1}).expand({channel_count}).contiguous();
+  const at::Tensor values = contiguous_as(parameter, type);
+  if (values.numel() == 1 && channel_count != 1) {
+    return values.reshape({1}).expand({channel_count}).contiguous();
   }
   if (layout.parameter_of.empty()) return values;
   at::Tensor result = at::empty({channel_count}, values.options());
@@ -122,12 +133,14 @@ at::Tensor channel_values(const at::Tensor& parameter, const ChannelLayout& layo
   return result;
 }
 
-at::Tensor sum_to_parameter(const at::Tensor& values, const ChannelLayout& layout, at::IntArrayRef parameter_sizes) {
+at::Tensor sum_to_parameter(const at::Tensor& values, const ChannelLayout& layout,
+                            at::IntArrayRef parameter_sizes) {
   if (layout.parameter_of.empty()) return values.reshape(parameter_sizes);
   at::Tensor result = at::zeros(parameter_sizes, values.options());
   const double* source = values.const_data_ptr<double>();
   double* target = result.mutable_data_ptr<double>();
-  for (std::size_t c = 0; c < layout.parameter_of.size(); ++c) target[layout.parameter_of[c]] += source[c];
+  for (std::size_t c = 0; c < layout.parameter_of.size(); ++c)
+    target[layout.parameter_of[c]] += source[c];
   return result;
 }
 

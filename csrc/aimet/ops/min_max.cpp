@@ -1,6 +1,10 @@
 // C++ API, Meta kernel and ATen fallback of min_max.
 #include "aimet/ops/min_max.h"
 
+#include "aimet/ops/affine_composite.h"
+#include "aimet/ops/checks.h"
+#include "aimet/ops/dispatch.h"
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
@@ -9,10 +13,6 @@
 
 #include <limits>
 #include <vector>
-
-#include "aimet/ops/affine_composite.h"
-#include "aimet/ops/checks.h"
-#include "aimet/ops/dispatch.h"
 
 namespace aimet {
 
@@ -36,14 +36,16 @@ std::tuple<at::Tensor, at::Tensor> min_max_meta(const at::Tensor& input, at::Sym
   return {at::empty_symint(shape, options), at::empty_symint(shape, options)};
 }
 
-std::tuple<at::Tensor, at::Tensor> min_max_composite(const at::Tensor& input, at::SymIntArrayRef shape,
+std::tuple<at::Tensor, at::Tensor> min_max_composite(const at::Tensor& input,
+                                                     at::SymIntArrayRef shape,
                                                      at::OptionalIntArrayRef block_size) {
   check(input, shape, block_size);
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   const std::vector<c10::SymInt> blocked = ops::blocked_sizes(input.sym_sizes(), shape);
   const at::Tensor values = input.to(ops::compute_type_of(input)).reshape_symint(blocked);
   const at::Tensor is_counted = values.isfinite();
-  const std::vector<std::int64_t> dims = ops::shared_dims(input.dim(), static_cast<std::int64_t>(shape.size()));
+  const std::vector<std::int64_t> dims =
+      ops::shared_dims(input.dim(), static_cast<std::int64_t>(shape.size()));
   if (values.sym_numel() == 0) {
     const at::Tensor low = at::empty_symint(shape, values.options()).fill_(kInfinity);
     return {low, low.neg()};
@@ -56,5 +58,9 @@ std::tuple<at::Tensor, at::Tensor> min_max_composite(const at::Tensor& input, at
 }  // namespace
 }  // namespace aimet
 
-TORCH_LIBRARY_IMPL(aimet, Meta, m) { m.impl("min_max", &aimet::min_max_meta); }
-TORCH_LIBRARY_IMPL(aimet, CompositeExplicitAutograd, m) { m.impl("min_max", &aimet::min_max_composite); }
+TORCH_LIBRARY_IMPL(aimet, Meta, m) {
+  m.impl("min_max", &aimet::min_max_meta);
+}
+TORCH_LIBRARY_IMPL(aimet, CompositeExplicitAutograd, m) {
+  m.impl("min_max", &aimet::min_max_composite);
+}

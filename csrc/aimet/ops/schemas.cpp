@@ -1,44 +1,85 @@
-// The whole operator API on one page. `scale`, `offset`, `min`, `max` broadcast against `input`, or tile it with blocks of
-// `block_size` (one entry per dimension of the parameter, aligned to the right; -1: the rest of the dimension).
-// Contracts: the header of the same name beside this file. Formulas: docs/numerics.md.
+// The whole operator API on one page. `scale`, `offset`, `min`, `max` broadcast against `input`, or
+// tile it with blocks of `block_size` (one entry per dimension of the parameter, aligned to the
+// right; -1: the rest of the dimension). Contracts: the header of the same name beside this file.
+// Formulas: docs/numerics.md.
 #include <torch/library.h>
 
 #include <string>
 
 namespace {
 
-// Masks are in memory order, so what a compiler hands over must have the strides it was traced with.
+// Masks are in memory order, so what a compiler hands over must have the strides it was traced
+// with.
 const std::vector<at::Tag> kTags = {at::Tag::pt2_compliant_tag, at::Tag::needs_exact_strides};
 
 }  // namespace
 
 TORCH_LIBRARY(aimet, m) {
   // --- affine.h: q = clamp(rne(input / scale) - offset, qmin, qmax), x = (q + offset) * scale ---
-  m.def("quantize(Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, int[]? block_size=None) -> Tensor", kTags);
-  m.def("dequantize(Tensor input, Tensor scale, Tensor offset, int[]? block_size=None) -> Tensor", kTags);
-  m.def("quantize_dequantize(Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, int[]? block_size=None) -> Tensor", kTags);
+  m.def(
+      "quantize(Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, int[]? "
+      "block_size=None) -> Tensor",
+      kTags);
+  m.def("dequantize(Tensor input, Tensor scale, Tensor offset, int[]? block_size=None) -> Tensor",
+        kTags);
+  m.def(
+      "quantize_dequantize(Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, int[]? "
+      "block_size=None) -> Tensor",
+      kTags);
   // The same and, packed into uint8, one bit an element in memory order: 1 = inside the grid.
-  m.def("_quantize_dequantize_mask(Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, int[]? block_size=None) -> (Tensor output, Tensor mask)", kTags);
+  m.def(
+      "_quantize_dequantize_mask(Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, "
+      "int[]? block_size=None) -> (Tensor output, Tensor mask)",
+      kTags);
   m.def("_quantize_dequantize_mask_backward(Tensor grad, Tensor mask) -> Tensor", kTags);
   // Gradients of input, scale, offset; an empty tensor where output_mask is false.
-  m.def("_quantize_dequantize_backward(Tensor grad, Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, int[]? block_size, bool[3] output_mask) -> (Tensor, Tensor, Tensor)", kTags);
+  m.def(
+      "_quantize_dequantize_backward(Tensor grad, Tensor input, Tensor scale, Tensor offset, int "
+      "qmin, int qmax, int[]? block_size, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
+      kTags);
 
   // --- min_max.h: limits of the finite values, reduced to `shape` ---
-  m.def("min_max(Tensor input, SymInt[] shape, int[]? block_size=None) -> (Tensor min, Tensor max)", kTags);
+  m.def("min_max(Tensor input, SymInt[] shape, int[]? block_size=None) -> (Tensor min, Tensor max)",
+        kTags);
 
   // --- encoding.h: limits -> range of the grid -> scale and offset ---
-  m.def("range_from_min_max(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, bool strict=False) -> (Tensor range_min, Tensor range_max)", kTags);
-  m.def("encoding_from_range(Tensor min, Tensor max, int qmin, int qmax, bool symmetric) -> (Tensor scale, Tensor offset)", kTags);
+  m.def(
+      "range_from_min_max(Tensor min, Tensor max, int qmin, int qmax, bool symmetric, bool "
+      "strict=False) -> (Tensor range_min, Tensor range_max)",
+      kTags);
+  m.def(
+      "encoding_from_range(Tensor min, Tensor max, int qmin, int qmax, bool symmetric) -> (Tensor "
+      "scale, Tensor offset)",
+      kTags);
 
   // --- histogram.h: counts of equal bins over [min, max] ---
-  m.def("update_histogram_(Tensor(a!) histogram, Tensor input, Tensor min, Tensor max, int[]? block_size=None) -> ()", kTags);
-  m.def("rebin_histogram(Tensor histogram, Tensor old_min, Tensor old_max, Tensor new_min, Tensor new_max) -> Tensor", kTags);
+  m.def(
+      "update_histogram_(Tensor(a!) histogram, Tensor input, Tensor min, Tensor max, int[]? "
+      "block_size=None) -> ()",
+      kTags);
+  m.def(
+      "rebin_histogram(Tensor histogram, Tensor old_min, Tensor old_max, Tensor new_min, Tensor "
+      "new_max) -> Tensor",
+      kTags);
 
   // --- range_search.h: histogram -> range of the grid ---
-  m.def("range_from_percentile(Tensor histogram, Tensor min, Tensor max, float percentile, int qmin, int qmax, bool symmetric) -> (Tensor range_min, Tensor range_max)", kTags);
-  m.def("range_from_sqnr(Tensor histogram, Tensor min, Tensor max, int qmin, int qmax, bool symmetric, int asymmetric_delta_candidates=17, int symmetric_delta_candidates=101, int offset_candidates=21, float gamma=3.0) -> (Tensor range_min, Tensor range_max)", kTags);
-  m.def("range_from_mse(Tensor histogram, Tensor min, Tensor max, int qmin, int qmax, bool symmetric) -> (Tensor range_min, Tensor range_max)", kTags);
-  m.def("range_from_entropy(Tensor histogram, Tensor min, Tensor max, int qmin, int qmax, bool symmetric) -> (Tensor range_min, Tensor range_max)", kTags);
+  m.def(
+      "range_from_percentile(Tensor histogram, Tensor min, Tensor max, float percentile, int qmin, "
+      "int qmax, bool symmetric) -> (Tensor range_min, Tensor range_max)",
+      kTags);
+  m.def(
+      "range_from_sqnr(Tensor histogram, Tensor min, Tensor max, int qmin, int qmax, bool "
+      "symmetric, int asymmetric_delta_candidates=17, int symmetric_delta_candidates=101, int "
+      "offset_candidates=21, float gamma=3.0) -> (Tensor range_min, Tensor range_max)",
+      kTags);
+  m.def(
+      "range_from_mse(Tensor histogram, Tensor min, Tensor max, int qmin, int qmax, bool "
+      "symmetric) -> (Tensor range_min, Tensor range_max)",
+      kTags);
+  m.def(
+      "range_from_entropy(Tensor histogram, Tensor min, Tensor max, int qmin, int qmax, bool "
+      "symmetric) -> (Tensor range_min, Tensor range_max)",
+      kTags);
 
   // --- build_info.h ---
   m.def("build_info() -> str", {at::Tag::pt2_compliant_tag});
