@@ -60,6 +60,7 @@ class BaseQuantizationMixin:
     accepts_call_site: ClassVar[bool] = False
 
     _ignored: ClassVar[set[type[nn.Module]]] = set()
+    _ignores_unknown: ClassVar[bool] = False
     _generated: ClassVar[bool] = False
     _parent_forward: ClassVar[Callable[..., Any]]
     _kernel: ClassVar[Kernel | None]

@@ -71,6 +71,8 @@ class QuantizationMixin(BaseQuantizationMixin):
             raise TypeError(
                 f"QuantizationMixin.wrap: expected a class of modules, got {module_cls!r}"
             )
+        if issubclass(module_cls, BaseQuantizationMixin):
+            return module_cls
         if module_cls not in cls.cls_to_qcls:
             cls.implements(module_cls)(make_quantized_class(module_cls))
             cls.cls_to_qcls[module_cls]._generated = True  # type: ignore[attr-defined]
@@ -91,8 +93,17 @@ class QuantizationMixin(BaseQuantizationMixin):
         return module_cls
 
     @classmethod
+    def ignore_unknown_modules(cls, ignore: bool = True) -> None:
+        """Quantize only classes of torch.nn, of this package, and those given to `implements`."""
+        cls._ignores_unknown = ignore
+
+    @classmethod
     def is_ignored(cls, module_cls: type[nn.Module]) -> bool:
-        """Whether `ignore` was called for ``module_cls``."""
+        """Whether `from_module` leaves modules of ``module_cls`` as they are."""
+        if cls._ignores_unknown and not module_cls.__module__.startswith("aimet_torch."):
+            known = cls.cls_to_qcls.get(module_cls)
+            if known is None or known._generated:  # type: ignore[attr-defined]
+                return True
         return module_cls in cls._ignored
 
     @classmethod

@@ -31,8 +31,8 @@ def find_grid(
     """Return the range (min, max) of a signed symmetric grid that represents ``tensor`` exactly.
 
     Every channel or block is tried with its largest magnitude at integer 1, 2, ... of the grid;
-    the first integer that puts all its other values on integers too is taken. Exact up to the
-    rounding of the tensor's own dtype.
+    the first integer that puts all its other values on integers too is taken, times the power of
+    two that still fits. Exact up to the rounding of the tensor's own dtype.
 
     Args:
         tensor: floating-point values.
@@ -61,7 +61,11 @@ def find_grid(
         if found is None:
             return None
         integers.append(found)
-    scale = rows.abs().amax(1) / torch.cat(integers)
+    largest = torch.cat(integers)
+    # Halving the step as often as the grid allows keeps every value to the bit, and leaves finer
+    # steps to training: weights that are all 1.0 would otherwise get a step of 1.0.
+    largest = largest * torch.exp2(torch.log2(qmax / largest).floor().clamp(min=0))
+    scale = rows.abs().amax(1) / largest
     scale = torch.where(scale > 0, scale, torch.finfo(torch.float32).tiny)[:, None]
     codes = torch.round(rows / scale)
     is_off = (codes * scale - rows).abs() > tolerance * rows.abs()

@@ -14,6 +14,7 @@ from torch import nn
 
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.nn.kernels import kernel_of
+from aimet_torch.nn.modules import custom
 from aimet_torch.quantization import DequantizedTensor
 from aimet_torch.quantization.affine import QuantizeDequantize
 
@@ -166,6 +167,23 @@ def test_ignored_classes_stay_as_they_are():
     assert QuantizationMixin.from_module(module) is module
     QuantizationMixin.implements(Ignored)(QuantizationMixin.wrap(Ignored))
     assert QuantizationMixin.from_module(module) is not module
+
+
+def test_unknown_classes_can_be_ignored():
+    known, unknown, operator = nn.ReLU(), Scaled(), custom.Add()
+    try:
+        QuantizationMixin.ignore_unknown_modules()
+        assert QuantizationMixin.from_module(known) is not known
+        assert QuantizationMixin.from_module(operator) is not operator
+        assert QuantizationMixin.from_module(unknown) is unknown
+    finally:
+        QuantizationMixin.ignore_unknown_modules(False)
+    assert QuantizationMixin.from_module(unknown) is not unknown
+
+
+def test_wrapping_a_quantized_class_gives_the_same_class():
+    quantized = QuantizationMixin.wrap(nn.Linear)
+    assert QuantizationMixin.wrap(quantized) is quantized
 
 
 @pytest.mark.parametrize(

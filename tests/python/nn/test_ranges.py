@@ -226,6 +226,16 @@ def test_weights_on_a_grid_keep_their_values(module, shape, block_size, bits):
     torch.testing.assert_close(again(quantized.weight), on_grid, rtol=2.4e-7, atol=0)
 
 
+@pytest.mark.parametrize(("bits", "step"), [(8, 1 / 64), (4, 1 / 4)])
+def test_constant_weights_are_exact_and_leave_fine_steps_to_training(bits, step):
+    module = QuantizationMixin.from_module(nn.LayerNorm(6))
+    module.param_quantizers["weight"] = quantizer(bits=bits, symmetric=True)
+    module.compute_param_encodings()
+    weight = module.param_quantizers["weight"](module.weight)
+    assert torch.equal(weight, torch.ones(6))
+    assert module.param_quantizers["weight"].get_scale().item() == pytest.approx(step)
+
+
 def test_random_weights_are_on_no_grid():
     module = QuantizationMixin.from_module(nn.Linear(40, 7))
     module.param_quantizers["weight"] = quantizer(bits=8, symmetric=True, shape=(7, 1))
