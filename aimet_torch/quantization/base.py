@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, StatisticsNotFoundError
 
-__all__ = ["EncodingBase", "QuantizerBase", "is_tracing", "plain_tensor"]
+__all__ = ["EncodingBase", "QuantizerBase", "is_captured", "is_tracing", "plain_tensor"]
 
 Self = TypeVar("Self", bound="EncodingBase")
 
@@ -21,6 +21,15 @@ Self = TypeVar("Self", bound="EncodingBase")
 def is_tracing() -> bool:
     """Whether torch.jit.trace records what happens."""
     return bool(torch.jit._trace.is_tracing())
+
+
+def is_captured() -> bool:
+    """Whether a graph is being captured or operations are intercepted: then tensors stay plain."""
+    return (
+        torch.compiler.is_compiling()
+        or is_tracing()
+        or bool(torch._C._len_torch_dispatch_stack())  # make_fx, FakeTensorMode, FlopCounterMode
+    )
 
 
 def plain_tensor(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aimet_torch import ops
 from aimet_torch.quantization.affine.encoding import AffineEncoding
 from aimet_torch.quantization.affine.functional import shifted_quantize_dequantize
-from aimet_torch.quantization.base import QuantizerBase, is_tracing, plain_tensor
+from aimet_torch.quantization.base import QuantizerBase, is_captured, plain_tensor
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, MinMaxEncodingAnalyzer
 from aimet_torch.quantization.grid import (
     bind_grid_arguments,
@@ -308,11 +308,6 @@ def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if dtype is None else tensor.to(dtype)
 
 
-def _carries_encoding() -> bool:
-    """Whether results may be tensor subclasses: not while a graph is captured."""
-    return not (torch.compiler.is_compiling() or is_tracing())
-
-
 class QuantizeDequantize(AffineQuantizerBase):
     """Round to the grid and back: simulates what a quantized tensor holds.
 
@@ -355,7 +350,7 @@ class QuantizeDequantize(AffineQuantizerBase):
             return input
         scale, offset = self._scale_and_offset()
         output = self._map(input, scale, offset)
-        if not _carries_encoding():
+        if is_captured():
             return output
         return DequantizedTensor.attach(output, self._encoding(scale, offset))
 
@@ -381,7 +376,7 @@ class Quantize(AffineQuantizerBase):
             return input
         encoding = self._encoding(*self._scale_and_offset())
         output = encoding.quantize(input)
-        return QuantizedTensor.attach(output, encoding) if _carries_encoding() else output
+        return output if is_captured() else QuantizedTensor.attach(output, encoding)
 
 
 class Dequantize(AffineQuantizerBase):
@@ -400,4 +395,4 @@ class Dequantize(AffineQuantizerBase):
             return input
         encoding = self._encoding(*self._scale_and_offset())
         output = encoding.dequantize(input)
-        return DequantizedTensor.attach(output, encoding) if _carries_encoding() else output
+        return output if is_captured() else DequantizedTensor.attach(output, encoding)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aimet_torch.common.defs import Float
-from aimet_torch.quantization.base import QuantizerBase, is_tracing, plain_tensor
+from aimet_torch.quantization.base import QuantizerBase, is_captured, plain_tensor
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, MinMaxEncodingAnalyzer
 from aimet_torch.quantization.float.encoding import FloatEncoding
 from aimet_torch.quantization.float.format import (
@@ -235,8 +235,7 @@ class FloatQuantizeDequantize(QuantizerBase):
             RuntimeError: the format needs a scale and there is none.
         """
         output = self.simulate(plain_tensor(input))
-        is_captured = torch.compiler.is_compiling() or is_tracing()
-        if self._calibrating or is_captured or not output.is_floating_point():
+        if self._calibrating or is_captured() or not output.is_floating_point():
             return output
         return DequantizedTensor.attach(output, self.get_encodings())
 

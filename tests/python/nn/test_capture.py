@@ -9,6 +9,8 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import aimet_torch.nn as qnn
 from aimet_torch.nn import QuantizationMixin
@@ -109,6 +111,43 @@ def test_trace(model, x):
         loaded = torch.jit.load(buffer)
     other = torch.randn(3, 3, 4, 4)
     assert torch.equal(loaded(other), model(other))
+
+
+class CallsQuantizers(nn.Module):
+    """Applies quantizers by itself, as custom quantized modules in AIMET's style do."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.of_input, self.of_weight = activation(), QuantizeDequantize((4, 1), 8, True)
+        self.to_half = FloatQuantizeDequantize(dtype=torch.float16)
+        self.of_input.set_range(-1.0, 1.0)
+        self.of_weight.set_range(-1.0, 1.0)
+
+    def forward(self, x):
+        weight = self.to_half(self.of_weight(self.linear.weight))
+        return nn.functional.linear(self.of_input(x), weight).relu().reshape(-1)
+
+
+CAPTURES = {
+    "compile": lambda m, x: torch.compile(m, fullgraph=True, backend="aot_eager"),
+    "export": lambda m, x: torch.export.export(m, (x,)).module(),
+    "strict export": lambda m, x: torch.export.export(m, (x,), strict=True).module(),
+    "make_fx": lambda m, x: make_fx(m)(x),
+}
+
+
+@pytest.mark.parametrize("capture", CAPTURES.values(), ids=CAPTURES)
+def test_modules_that_call_their_quantizers(capture):
+    torch._dynamo.reset()
+    model, x = CallsQuantizers(), torch.randn(3, 4)
+    assert torch.equal(capture(model, x)(x), model(x))
+
+
+def test_fake_tensors():
+    model = CallsQuantizers()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert model(torch.randn(3, 4)).shape == (12,)
 
 
 def test_recurrent_module_exports_and_traces():
