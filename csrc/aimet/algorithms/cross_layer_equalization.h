@@ -13,9 +13,9 @@
 //
 // Where chains share layers, one changes the ranges of the next; all chains of a network are
 // equalized in turn until nothing moves. This is Osborne's matrix balancing in the maximum norm,
-// which converges (Schulman and Sinclair 2015, arXiv 1704.07406). Only the ranges take part in the
-// sweeps: the weights are multiplied once, by the product of all steps, in float64, and rounded
-// once.
+// which converges (Schulman and Sinclair 2015, arXiv 1504.03026, bound the rate of a variant). Only
+// the ranges take part in the sweeps: the weights are multiplied once, by the product of all steps,
+// in float64, and rounded once.
 #pragma once
 
 #include "aimet/algorithms/layer.h"
