@@ -1,8 +1,20 @@
-"""The connected graph of a model: tracing, operations and values, and the runnable rewritten model."""
+"""The connected graph of a model: tracing, operations and values, and the runnable rewritten
+model."""
 
 from aimet_torch.graph.capture import bind_inputs, trace
 from aimet_torch.graph.model_graph import Boundary, ModelGraph, OpNode, Value, skip_identity
 from aimet_torch.graph.op_types import GRID_PRESERVING_OPS, op_type_of_module
 from aimet_torch.graph.rewrite import drop_keyword
 
-__all__ = ["GRID_PRESERVING_OPS", "Boundary", "ModelGraph", "OpNode", "Value", "bind_inputs", "drop_keyword", "op_type_of_module", "skip_identity", "trace"]
+__all__ = [
+    "GRID_PRESERVING_OPS",
+    "Boundary",
+    "ModelGraph",
+    "OpNode",
+    "Value",
+    "bind_inputs",
+    "drop_keyword",
+    "op_type_of_module",
+    "skip_identity",
+    "trace",
+]

@@ -14,7 +14,9 @@ class LeafCall:
 
     name: str
     module: nn.Module
-    inputs: list[tuple[tuple[int, ...], Any]]  # shape and dtype of each tensor input of the first call
+    inputs: list[
+        tuple[tuple[int, ...], Any]
+    ]  # shape and dtype of each tensor input of the first call
     outputs: list[tuple[tuple[int, ...], Any]]
     calls: int = 1
 
@@ -28,7 +30,9 @@ class BoundaryRecord:
     leaf_calls: dict[str, LeafCall] = dataclasses.field(default_factory=dict)
     functions: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def module_called(self, name: str, module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+    def module_called(
+        self, name: str, module: nn.Module, inputs: list[Tensor], outputs: list[Tensor]
+    ) -> None:
         """Count a call of a leaf module."""
         call = self.leaf_calls.get(name)
         if call is not None:

@@ -30,13 +30,13 @@ _LOCK = threading.RLock()  # tracing replaces nn.Module.__call__ for the whole p
 def trace(model: nn.Module, dummy_input: Any) -> ModelGraph:
     """Record the graph of ``model``.
 
-    The model runs on ``dummy_input`` in eval mode without gradients, once for every part that turns out untraceable and
-    once more. It is left as it was: modes, buffers, attributes, random state.
+    The model runs on ``dummy_input`` in eval mode without gradients, once for every part that turns
+    out untraceable and once more. It is left as it was: modes, buffers, attributes, random state.
 
     Args:
         model: Any module that runs on ``dummy_input``.
-        dummy_input: A tensor, a tuple or list of positional arguments, or a dict: keyword arguments when all its keys are
-            parameters of ``forward``, else one positional argument.
+        dummy_input: A tensor, a tuple or list of positional arguments, or a dict: keyword arguments
+            when all its keys are parameters of ``forward``, else one positional argument.
 
     Returns:
         The graph. What cannot be traced is a boundary in it.
@@ -73,7 +73,8 @@ def trace(model: nn.Module, dummy_input: Any) -> ModelGraph:
 
 
 def bind_inputs(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments that an example input, or a batch of the same form, stands for.
+    """Positional and keyword arguments that an example input, or a batch of the same form, stands
+    for.
 
     Args:
         model: Module whose ``forward`` takes them.
@@ -82,7 +83,9 @@ def bind_inputs(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[st
     return _arguments(inspect.signature(model.forward), inputs)
 
 
-def _arguments(signature: inspect.Signature, dummy_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(
+    signature: inspect.Signature, dummy_input: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(dummy_input, Mapping):
         names = signature.parameters
         open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in names.values())
@@ -111,7 +114,9 @@ def _changed(tensor: Tensor) -> Tensor:
 
 def _compare_constants(first: Recorder, second: Recorder) -> None:
     """A constant of the graph must not depend on the input: two runs with different inputs tell."""
-    pairs = zip(first.constants.values(), second.constants.values(), first.constant_owners, strict=False)
+    pairs = zip(
+        first.constants.values(), second.constants.values(), first.constant_owners, strict=False
+    )
     for a, b, owner in pairs:
         if a is not b and not (a.shape == b.shape and torch.equal(a, b)):
             raise Untraceable("a tensor made from the input outside of PyTorch's functions", owner)
@@ -126,7 +131,11 @@ def _preserved(model: nn.Module) -> Iterator[None]:
     ]  # fmt: skip
     modes = [module.training for module in modules]  # scripted modules keep theirs elsewhere
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    devices = (
+        [torch.cuda.current_device()]
+        if torch.cuda.is_available() and torch.cuda.is_initialized()
+        else []
+    )
     try:
         with torch.random.fork_rng(devices):
             yield
@@ -153,7 +162,9 @@ def _preserved(model: nn.Module) -> Iterator[None]:
 class _Attempt:
     """One run of the model under a recorder."""
 
-    def __init__(self, model: nn.Module, signature: inspect.Signature, boundaries: dict[str, str]) -> None:
+    def __init__(
+        self, model: nn.Module, signature: inspect.Signature, boundaries: dict[str, str]
+    ) -> None:
         self.model = model
         self.signature = signature
         self.recorder = Recorder(model, boundaries, _tensor_names(model))
@@ -176,22 +187,35 @@ class _Attempt:
             self.graph.output(self.recorder.lower(result))
             self._check_state(before)
 
-    def _check_state(self, before: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]) -> None:
-        """What forward assigned to attributes of modules: tensors of the state cannot be left out, the rest is noted."""
+    def _check_state(
+        self, before: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]
+    ) -> None:
+        """What forward assigned to attributes of modules: tensors of the state cannot be left out,
+        the rest is noted."""
         opaque = tuple(self.recorder.boundaries)
-        for (path, module), (attributes, *state) in zip(self.model.named_modules(), before, strict=False):
+        for (path, module), (attributes, *state) in zip(
+            self.model.named_modules(), before, strict=False
+        ):
             if any(path == b or path.startswith(f"{b}.") for b in opaque):
                 continue
             for old, new in zip(state, _state(module), strict=True):
                 if any(new.get(name) is not tensor for name, tensor in old.items()):
-                    raise Untraceable("forward replaces a parameter or buffer by another tensor", path)
+                    raise Untraceable(
+                        "forward replaces a parameter or buffer by another tensor", path
+                    )
             for name, value in module.__dict__.items():
-                if name not in attributes or attributes[name] is not value and not _is_same(attributes[name], value):
+                if name not in attributes or (
+                    attributes[name] is not value and not _is_same(attributes[name], value)
+                ):
                     text = f"`{name}` that forward assigns to is not assigned by the graph ({path or 'model'})"
                     self.recorder.specializations.setdefault((path, name), f"attribute {text}")
 
-    def _placeholder(self, name: str, parameter: inspect.Parameter, arguments: dict[str, Any]) -> None:
-        star = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    def _placeholder(
+        self, name: str, parameter: inspect.Parameter, arguments: dict[str, Any]
+    ) -> None:
+        star = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(
+            parameter.kind, ""
+        )
         node = self.graph.placeholder(star + name)
         if name in arguments:
             self._input(arguments[name], lambda: node, name)
@@ -201,10 +225,13 @@ class _Attempt:
             self._fixed(parameter.default, node, name)
 
     def _input(self, value: Any, make: Callable[[], fx.Node], name: str) -> None:
-        """Describe where the tensors of one argument are; ``make`` gives the node of ``value`` itself."""
+        """Describe where the tensors of one argument are; ``make`` gives the node of ``value``
+        itself."""
         if isinstance(value, Tensor):
             node = make()
-            node.meta.update(outputs=[((), tuple(value.shape), value.dtype)], input_name=name, varies=True)
+            node.meta.update(
+                outputs=[((), tuple(value.shape), value.dtype)], input_name=name, varies=True
+            )
             self.recorder.values.define(value, node)
             if self.recorder.device_source is None:
                 self.recorder.device_source, self.recorder.device = node, value.device
@@ -214,7 +241,9 @@ class _Attempt:
             self.graph.call_function(runtime.check_length, (node, len(value), name))
             for key, item in items:
                 self._input(
-                    item, lambda key=key: self.graph.call_function(getitem, (node, key)), f"{name}.{key}"
+                    item,
+                    lambda key=key: self.graph.call_function(getitem, (node, key)),
+                    f"{name}.{key}",
                 )  # type: ignore[misc]
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             node = make()
@@ -231,7 +260,9 @@ class _Attempt:
         if value is None or isinstance(value, (bool, int, float, str)):
             self.graph.call_function(runtime.check_argument, (node, value, name))
         elif leaves(value):
-            raise Untraceable(f"argument `{name}` holds tensors in an object of type {type(value).__name__}", "")
+            raise Untraceable(
+                f"argument `{name}` holds tensors in an object of type {type(value).__name__}", ""
+            )
 
     def result(self) -> ModelGraph:
         """The finished graph."""
@@ -250,7 +281,8 @@ class _Attempt:
 
 
 def _state(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters and buffers of one module (a scripted one holds them as something else than dicts)."""
+    """The parameters and buffers of one module (a scripted one holds them as something else than
+    dicts)."""
     return dict(module._parameters.items()), dict(module._buffers.items())
 
 
@@ -259,7 +291,8 @@ def _is_same(old: Any, new: Any) -> bool:
 
 
 def _tensor_names(model: nn.Module) -> dict[int, str]:
-    """Dotted names of all tensors that the model holds as parameters, buffers or plain attributes."""
+    """Dotted names of all tensors that the model holds as parameters, buffers or plain
+    attributes."""
     names: dict[int, str] = {}
     for prefix, module in model.named_modules():
         for source in (module._parameters, module._buffers, module.__dict__):
@@ -281,7 +314,11 @@ def _boundary(model: nn.Module, record: BoundaryRecord) -> Boundary:
 
 
 def _one_boundary(
-    model: nn.Module, signature: inspect.Signature, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module,
+    signature: inspect.Signature,
+    reason: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> ModelGraph:
     """Nothing could be traced; run the model once more to see what is in it."""
     recorder = Recorder(model, {"": reason}, {})

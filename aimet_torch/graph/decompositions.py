@@ -1,6 +1,7 @@
-"""Attention in elementary operations, so that each of them can have quantizers.
+"""Attention and gates in elementary operations, so that each of them can have quantizers.
 
-The functions run under the tracer, on real tensors; they compute what PyTorch's fused functions compute, within rounding.
+The functions run under the tracer, on real tensors; they compute what PyTorch's fused functions
+compute, within rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from aimet_torch.graph.symbols import concrete
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None, dropout: Callable[[Tensor], Tensor]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    dropout: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """softmax(query key^T scale + mask) value; a boolean mask says where to look.
 
@@ -48,7 +54,9 @@ def scaled_dot_product_attention(
         groups = concrete(query.size(-3)) // concrete(key.size(-3))
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
     if is_causal:
-        attn_mask = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool, device=query.device).tril()
+        attn_mask = torch.ones(
+            query.size(-2), key.size(-2), dtype=torch.bool, device=query.device
+        ).tril()
     factor = 1.0 / math.sqrt(concrete(query.size(-1))) if scale is None else scale
 
     def dropout(weights: Tensor) -> Tensor:
@@ -86,7 +94,9 @@ def multi_head_attention_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """``torch.nn.functional.multi_head_attention_forward`` in elementary operations."""
     if is_causal and attn_mask is None:
-        raise RuntimeError("multi_head_attention_forward: `is_causal` is a hint about `attn_mask`, which is missing")
+        raise RuntimeError(
+            "multi_head_attention_forward: `is_causal` is a hint about `attn_mask`, which is missing"
+        )
     heads, width = num_heads, concrete(embed_dim_to_check)
     separate = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else None
     batched = query.dim() == 3
@@ -152,7 +162,9 @@ def _project(
         assert weight is not None
         separate = weight.split([width] * 3)
     biases = (None, None, None) if bias is None else bias.split([width] * 3)
-    q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), separate, biases, strict=True))
+    q, k, v = (
+        F.linear(x, w, b) for x, w, b in zip((query, key, value), separate, biases, strict=True)
+    )
     return q, k, v
 
 
@@ -162,7 +174,21 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
 
 
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """``torch.nn.functional.silu`` as the two operators that ONNX and integer targets have."""
+    gate = torch.sigmoid(input)
+    return input.mul_(gate) if inplace else input * gate
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """``torch.nn.functional.glu`` in elementary operations."""
+    value, gate = input.chunk(2, dim)
+    return value * torch.sigmoid(gate)
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: scaled_dot_product_attention,
     F.multi_head_attention_forward: multi_head_attention_forward,
+    F.silu: silu,
+    F.glu: glu,
 }

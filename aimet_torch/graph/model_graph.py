@@ -221,7 +221,13 @@ class ModelGraph:
     def __reduce__(self) -> Any:
         """Copies and pickles hold the model and the graph; operations and values are derived from them again."""
         packed = rewrite.pack_graph(self.fx_graph, with_meta=True)
-        rest = (self.signature, self.boundaries, self.specializations, self.constants, self.is_rewritten)
+        rest = (
+            self.signature,
+            self.boundaries,
+            self.specializations,
+            self.constants,
+            self.is_rewritten,
+        )
         return (_restore, (self.model, packed, *rest))
 
     # ------------------------------------------------------------------------------------------------ construction
@@ -240,7 +246,11 @@ class ModelGraph:
                     for value in self._values.get(result, ()):
                         value.is_model_output = True
                         self.outputs.append(value)
-            elif node.op == "call_function" and node.target in (getitem, getattr) and "basename" not in node.meta:
+            elif (
+                node.op == "call_function"
+                and node.target in (getitem, getattr)
+                and "basename" not in node.meta
+            ):
                 self._select(node)
             elif "basename" in node.meta:
                 self._add_op(node, calls, boundary_names)
@@ -256,7 +266,9 @@ class ModelGraph:
         if node.op == "get_attr":
             name = str(node.target)
             kind = self._kind_of(name)
-            value = Value(name, kind, shape, dtype, node, parameter_name=name, varies=kind == "parameter")
+            value = Value(
+                name, kind, shape, dtype, node, parameter_name=name, varies=kind == "parameter"
+            )
         else:
             value = Value(node.meta["input_name"], kind, shape, dtype, node)
             self.inputs.append(value)
@@ -281,8 +293,14 @@ class ModelGraph:
         self._values[node] = [self._values[root][node.meta["output_index"]]]
 
     def _add_op(self, node: fx.Node, calls: dict[str, int], boundary_names: set[str]) -> None:
-        op = self._module_op(node, calls, boundary_names) if node.op == "call_module" else self._function_op(node)
-        op.inputs = [v for n in leaves((node.args, node.kwargs), fx.Node) for v in self._values.get(n, ())]
+        op = (
+            self._module_op(node, calls, boundary_names)
+            if node.op == "call_module"
+            else self._function_op(node)
+        )
+        op.inputs = [
+            v for n in leaves((node.args, node.kwargs), fx.Node) for v in self._values.get(n, ())
+        ]
         finite = node.meta.get("finite", [])
         for index, (_, shape, dtype) in enumerate(node.meta["outputs"]):
             name = op.name if index == 0 else f"{op.name}.{index}" if f"{op.name}.{index}" not in self._used else (
@@ -310,13 +328,17 @@ class ModelGraph:
     def _function_op(self, node: fx.Node) -> OpNode:
         base, owner = node.meta["basename"], node.meta["owner"]
         op_type = op_type_of_function(base, node.args, node.kwargs)
-        while owner and isinstance(self.modules[owner], (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        while owner and isinstance(
+            self.modules[owner], (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+        ):
             # A container iterates over its children: an operation among them would be run as a layer.
             owner, _, last = owner.rpartition(".")
             base = f"{last}_{base}"
         parent = self.modules[owner]
         candidate, count = base, 0
-        while hasattr(parent, candidate) or (f"{owner}." if owner else "") + candidate in self._used:
+        while (
+            hasattr(parent, candidate) or (f"{owner}." if owner else "") + candidate in self._used
+        ):
             count += 1
             candidate = f"{base}_{count}"
         name = self._unique((f"{owner}." if owner else "") + candidate)
@@ -332,7 +354,13 @@ class ModelGraph:
 
 
 def _restore(
-    model: nn.Module, packed: Any, signature: Any, boundaries: Any, notes: Any, constants: Any, is_rewritten: bool
+    model: nn.Module,
+    packed: Any,
+    signature: Any,
+    boundaries: Any,
+    notes: Any,
+    constants: Any,
+    is_rewritten: bool,
 ) -> ModelGraph:
     graph = rewrite.unpack_graph(packed)
     restored = ModelGraph(model, graph, signature, boundaries, notes, constants)

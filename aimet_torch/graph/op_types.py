@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from aimet_torch.graph.torch_functions import base_name
 from aimet_torch.nn.modules.channelwise_clip import ChannelwiseClip
+from aimet_torch.nn.modules.custom import FunctionModule
 
 # torch.nn class name -> operation type. Dimension suffixes (1d, 2d, 3d) are stripped before the lookup.
 _MODULES = {
@@ -91,6 +93,8 @@ def op_type_of_module(module: nn.Module) -> str:
     """Operation type of a leaf module; its class name when ONNX has no such operation."""
     if isinstance(module, ChannelwiseClip):
         return "Clip"
+    if isinstance(module, FunctionModule):
+        return _type_of_function_module(module)
     for cls in type(module).__mro__:
         if cls is not nn.Module and cls.__module__.startswith(("torch.nn.modules", "torch.ao.nn")):
             name = cls.__name__
@@ -100,13 +104,25 @@ def op_type_of_module(module: nn.Module) -> str:
     for suffix in ("1d", "2d", "3d"):
         name = name.removesuffix(suffix)
     if name.startswith("Adaptive") and name.endswith("Pool"):
-        sizes = module.output_size if isinstance(module.output_size, (tuple, list)) else (module.output_size,)
+        sizes = (
+            module.output_size
+            if isinstance(module.output_size, (tuple, list))
+            else (module.output_size,)
+        )
         if all(size == 1 for size in sizes):
             return "GlobalAveragePool" if "Avg" in name else "GlobalMaxPool"
         return "AveragePool" if "Avg" in name else "AdaptiveMaxPool"
-    if name == "Upsample" and module.mode == "nearest" or name == "UpsamplingNearest":
+    if (name == "Upsample" and module.mode == "nearest") or name == "UpsamplingNearest":
         return "ResizeNearest"
     return _MODULES.get(name, type(module).__name__)
+
+
+def _type_of_function_module(module: FunctionModule) -> str:
+    function = getattr(module, "function", None)
+    name = type(module).__name__
+    if function is None:  # a class with arguments of its own
+        return {"Cast": "Cast", "DepthToSpaceCRDMode": "DepthToSpace"}.get(name, name)
+    return op_type_of_function(base_name(function), (), {})
 
 
 def _identity_type(module: nn.Module) -> str:

@@ -15,7 +15,12 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from aimet_torch.graph import runtime
-from aimet_torch.nn.modules.custom import Concat, FunctionCall, TrainingFunctionCall, module_for_function
+from aimet_torch.nn.modules.custom import (
+    Concat,
+    FunctionCall,
+    TrainingFunctionCall,
+    module_for_function,
+)
 
 if TYPE_CHECKING:
     from aimet_torch.graph.model_graph import ModelGraph, OpNode
@@ -69,19 +74,31 @@ def _module_call(node: fx.Node) -> tuple[nn.Module, tuple[Any, ...], dict[str, A
         return FunctionCall(operator.attrgetter(str(args[1]))), args[:1], {}
     if function is torch.cat:
         return _concat(args, kwargs)
-    if function is torch.Tensor.view and not any(isinstance(a, torch.dtype) for a in (*args, *kwargs.values())):
+    if function is torch.Tensor.view and not any(
+        isinstance(a, torch.dtype) for a in (*args, *kwargs.values())
+    ):
         function = torch.Tensor.reshape  # a quantizer may have changed the strides
     if function is runtime.apply_on_copy:
         return FunctionCall(functools.partial(function, args[0])), args[1:], kwargs
     if function is runtime.write_through:
         base, value, view, path, view_args, view_kwargs = args
         partial = functools.partial(function, view=view, path=path)
-        return FunctionCall(partial), (base, value), {"view_args": view_args, "view_kwargs": view_kwargs}
+        return (
+            FunctionCall(partial),
+            (base, value),
+            {"view_args": view_args, "view_kwargs": view_kwargs},
+        )
     function, args, kwargs, follows = _training_flag(function, args, kwargs)
-    return (TrainingFunctionCall(function) if follows else module_for_function(function)), args, kwargs
+    return (
+        (TrainingFunctionCall(function) if follows else module_for_function(function)),
+        args,
+        kwargs,
+    )
 
 
-def _concat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+def _concat(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     def bind(tensors: Any, dim: Any = 0, axis: Any = None) -> tuple[Any, Any]:
         return tensors, dim if axis is None else axis
 
@@ -97,7 +114,9 @@ _TORCH_DROPOUTS = {
 }  # fmt: skip
 
 
-def _training_flag(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any, bool]:
+def _training_flag(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any, Any, bool]:
     """Functions called with ``training=False`` in the trace (eval mode) follow the module's flag from now on."""
     if function in _TORCH_DROPOUTS:
         names = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
@@ -130,7 +149,11 @@ class Signature:
         """From the signature of a bound forward."""
         return cls(
             tuple(
-                (p.name, int(p.kind), _Required if p.default is inspect.Parameter.empty else p.default)
+                (
+                    p.name,
+                    int(p.kind),
+                    _Required if p.default is inspect.Parameter.empty else p.default,
+                )
                 for p in signature.parameters.values()
             )
         )
@@ -170,7 +193,9 @@ def compile_forward(model: nn.Module, graph: fx.Graph, signature: Signature) -> 
 _DEF = re.compile(r"^def forward\(.*\).*:$", re.MULTILINE)
 
 
-def _make_class(user_class: type[nn.Module], graph: fx.Graph, signature: Signature) -> type[nn.Module]:
+def _make_class(
+    user_class: type[nn.Module], graph: fx.Graph, signature: Signature
+) -> type[nn.Module]:
     code = graph.python_code("self")
     head, names = signature.source()
     source, count = _DEF.subn(f"def forward({head}):", code.src, count=1)

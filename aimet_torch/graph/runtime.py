@@ -16,7 +16,9 @@ def check_argument(value: Any, expected: Any, name: str) -> None:
     Raises:
         ValueError: `value` is not `expected`; the graph holds only what the model does for `expected`.
     """
-    same = value is None if expected is None else type(value) is type(expected) and value == expected
+    same = (
+        value is None if expected is None else type(value) is type(expected) and value == expected
+    )
     if not same:
         shown = "a tensor" if isinstance(value, torch.Tensor) else repr(value)
         raise ValueError(
@@ -55,7 +57,9 @@ def check_specialization(value: Any, expected: Any, text: str) -> None:
         )
 
 
-def apply_on_copy(function: Callable[..., Any], target: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def apply_on_copy(
+    function: Callable[..., Any], target: torch.Tensor, *args: Any, **kwargs: Any
+) -> torch.Tensor:
     """The value of `target` after the in-place `function`, `target` itself left as it is."""
     copy = target.clone()
     function(copy, *args, **kwargs)

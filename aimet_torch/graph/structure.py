@@ -38,7 +38,9 @@ def _visit(value: Any, kind: Any, found: list[Any]) -> None:
             _visit(getattr(value, field.name), kind, found)
 
 
-def rebuild(value: Any, function: Callable[..., Any], *, with_path: bool = False, path: tuple[Any, ...] = ()) -> Any:
+def rebuild(
+    value: Any, function: Callable[..., Any], *, with_path: bool = False, path: tuple[Any, ...] = ()
+) -> Any:
     """``value`` with ``function`` applied to its leaves.
 
     Args:
@@ -51,22 +53,34 @@ def rebuild(value: Any, function: Callable[..., Any], *, with_path: bool = False
         ``value`` itself when no leaf changed.
     """
     if isinstance(value, (tuple, list)):
-        items = [rebuild(v, function, with_path=with_path, path=(*path, i)) for i, v in enumerate(value)]
+        items = [
+            rebuild(v, function, with_path=with_path, path=(*path, i)) for i, v in enumerate(value)
+        ]
         if all(a is b for a, b in zip(items, value, strict=True)):
             return value
         if is_namedtuple(value):
             return type(value)(*items)
         return list(items) if isinstance(value, list) else tuple(items)
     if isinstance(value, dict):
-        changed = {k: rebuild(v, function, with_path=with_path, path=(*path, k)) for k, v in value.items()}
+        changed = {
+            k: rebuild(v, function, with_path=with_path, path=(*path, k)) for k, v in value.items()
+        }
         return value if all(changed[k] is value[k] for k in value) else _like(value, changed)
     if isinstance(value, slice):
-        parts = [rebuild(v, function, with_path=with_path, path=path) for v in (value.start, value.stop, value.step)]
+        parts = [
+            rebuild(v, function, with_path=with_path, path=path)
+            for v in (value.start, value.stop, value.step)
+        ]
         return slice(*parts)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        new = {k: rebuild(v, function, with_path=with_path, path=(*path, ("attr", k))) for k, v in fields.items()}
-        return value if all(new[k] is fields[k] for k in fields) else dataclasses.replace(value, **new)
+        new = {
+            k: rebuild(v, function, with_path=with_path, path=(*path, ("attr", k)))
+            for k, v in fields.items()
+        }
+        return (
+            value if all(new[k] is fields[k] for k in fields) else dataclasses.replace(value, **new)
+        )
     if with_path:
         return function(path, value) if isinstance(value, Tensor) else value
     return function(value)

@@ -61,7 +61,9 @@ def describe(value: Any) -> str:
         return repr(value)
     if value.function is torch.Tensor.size:
         return f"{value.sink.name_of(value.args[0])}.shape[{value.args[1]}]"
-    args = [value.sink.name_of(a) if isinstance(a, torch.Tensor) else describe(a) for a in value.args]
+    args = [
+        value.sink.name_of(a) if isinstance(a, torch.Tensor) else describe(a) for a in value.args
+    ]
     sign = _SIGNS.get(value.function)
     if sign is not None and len(args) == 2:
         return f"({args[0]} {sign} {args[1]})"
@@ -86,7 +88,9 @@ def condition(sink: SymbolSink, value: Any, function: Callable[..., Any], *args:
 
 def _binary(function: Callable[..., Any], reflected: bool = False) -> Callable[..., Any]:
     def method(self: Any, other: Any) -> Any:
-        if not isinstance(other, (int, float)) or isinstance(other, bool) and function is operator.pow:
+        if not isinstance(other, (int, float)) or (
+            isinstance(other, bool) and function is operator.pow
+        ):
             return NotImplemented
         pair = (other, self) if reflected else (self, other)
         value = function(concrete(pair[0]), concrete(pair[1]))
@@ -107,7 +111,9 @@ def _comparison(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Any, other: Any) -> Any:
         if not isinstance(other, (int, float)):
             return NotImplemented
-        return condition(self.sink, function(concrete(self), concrete(other)), function, self, other)
+        return condition(
+            self.sink, function(concrete(self), concrete(other)), function, self, other
+        )
 
     return method
 

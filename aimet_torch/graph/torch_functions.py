@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
 from aimet_torch.graph.runtime import apply_on_copy
 from aimet_torch.graph.structure import leaves
@@ -18,29 +18,39 @@ from aimet_torch.graph.structure import leaves
 getitem = operator.getitem
 
 _METADATA = frozenset(
-    """dtype device ndim layout names requires_grad grad grad_fn itemsize nbytes _version is_leaf output_nr is_cuda is_cpu
-    is_sparse is_quantized is_mkldnn is_meta is_nested is_mps is_xpu is_xla is_ipu is_hpu is_maia is_vulkan is_mtia
-    is_sparse_csr _base _grad _backward_hooks retains_grad name volatile
-    dim ndimension is_floating_point is_complex is_signed is_contiguous stride element_size storage_offset data_ptr
-    get_device type __repr__ __str__ __format__ __hash__ __dir__ has_names is_shared is_pinned is_inference is_coalesced
-    is_conj is_neg untyped_storage storage _is_view register_hook retain_grad requires_grad_ result_type can_cast
-    is_tensor is_storage is_set_to is_same_size dim_order _set_grad_enabled set_grad_enabled promote_types
-    is_distributed isinstance __class__ _has_compatible_shallow_copy_type is_grad_enabled broadcast_shapes
-    get_default_dtype iscomplexobj _is_zerotensor sparse_dim dense_dim""".split()
+    """
+    dtype device ndim layout names requires_grad grad grad_fn itemsize nbytes _version is_leaf
+    output_nr is_cuda is_cpu is_sparse is_quantized is_mkldnn is_meta is_nested is_mps is_xpu
+    is_xla is_ipu is_hpu is_maia is_vulkan is_mtia is_sparse_csr _base _grad _backward_hooks
+    retains_grad name volatile dim ndimension is_floating_point is_complex is_signed
+    is_contiguous stride element_size storage_offset data_ptr get_device type __repr__ __str__
+    __format__ __hash__ __dir__ has_names is_shared is_pinned is_inference is_coalesced is_conj
+    is_neg untyped_storage storage _is_view register_hook retain_grad requires_grad_
+    result_type can_cast is_tensor is_storage is_set_to is_same_size dim_order
+    _set_grad_enabled set_grad_enabled promote_types is_distributed isinstance __class__
+    _has_compatible_shallow_copy_type is_grad_enabled broadcast_shapes get_default_dtype
+    iscomplexobj _is_zerotensor sparse_dim dense_dim
+    """.split()  # noqa: SIM905
 )
-_SIZES = frozenset("shape size __len__ numel nelement".split())
+_SIZES = frozenset("shape size __len__ numel nelement".split())  # noqa: SIM905
 _DATA = frozenset(
-    """item tolist numpy __bool__ __int__ __float__ __index__ __complex__ __array__ __contains__ __dlpack__ __nonzero__
-    is_nonzero equal allclose __reduce_ex__ __deepcopy__ __long__ _local_scalar_dense""".split()
+    """
+    item tolist numpy __bool__ __int__ __float__ __index__ __complex__ __array__ __contains__
+    __dlpack__ __nonzero__ is_nonzero equal allclose __reduce_ex__ __deepcopy__ __long__
+    _local_scalar_dense
+    """.split()  # noqa: SIM905
 )
-_FORBIDDEN = frozenset("set_ resize_ resize_as_ backward apply_ map_ map2_ share_memory_ rename_".split())
+_FORBIDDEN = frozenset("set_ resize_ resize_as_ backward apply_ map_ map2_ share_memory_ rename_".split())  # noqa: SIM905
 # In-place operations whose namesake without the underscore computes the same value.
 _PURE = frozenset(
-    """add sub subtract mul multiply div divide true_divide floor_divide pow relu relu6 leaky_relu elu selu celu silu mish
-    hardtanh hardswish hardsigmoid sigmoid tanh clamp clamp_min clamp_max clip exp log sqrt rsqrt abs neg square
-    reciprocal floor ceil round sin cos masked_fill threshold tril triu lerp addcmul addcdiv
-    masked_scatter index_add index_copy index_fill scatter scatter_add logical_not __add__ __sub__ __mul__ __truediv__
-    __floordiv__ __pow__ __mod__ __and__ __or__ __xor__""".split()
+    """
+    add sub subtract mul multiply div divide true_divide floor_divide pow relu relu6 leaky_relu
+    elu selu celu silu mish hardtanh hardswish hardsigmoid sigmoid tanh clamp clamp_min
+    clamp_max clip exp log sqrt rsqrt abs neg square reciprocal floor ceil round sin cos
+    masked_fill threshold tril triu lerp addcmul addcdiv masked_scatter index_add index_copy
+    index_fill scatter scatter_add logical_not __add__ __sub__ __mul__ __truediv__ __floordiv__
+    __pow__ __mod__ __and__ __or__ __xor__
+    """.split()  # noqa: SIM905
 )
 
 
@@ -86,15 +96,25 @@ def base_name(func: Callable[..., Any]) -> str:
         for prefix in ("i", "r"):
             if name.startswith(prefix) and name[1:] in _ARITHMETIC:
                 name = name[1:]
-        name = {"truediv": "div", "floordiv": "floor_divide", "setitem": "set_item", "mod": "remainder"}.get(name, name)
+        name = {
+            "truediv": "div",
+            "floordiv": "floor_divide",
+            "setitem": "set_item",
+            "mod": "remainder",
+        }.get(name, name)
     return str(name).removesuffix(".default").replace(".", "_").strip("_") or "call"
 
 
-_ARITHMETIC = frozenset("add sub mul truediv floordiv pow mod matmul div and or xor lshift rshift".split())
+_ARITHMETIC = frozenset("add sub mul truediv floordiv pow mod matmul div and or xor lshift rshift".split())  # noqa: SIM905
 
 
 def out_of_place(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], node_args: Any, node_kwargs: Any, target: Tensor
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    node_args: Any,
+    node_kwargs: Any,
+    target: Tensor,
 ) -> tuple[Any, Any, Any]:
     """The function and arguments that compute the value of ``target`` after ``func`` wrote into it.
 
@@ -107,7 +127,9 @@ def out_of_place(
     if not args or args[0] is not target:
         return None, node_args, node_kwargs
     pure = _pure_function(func)
-    if pure is not None and all(t.dtype in (target.dtype, torch.bool, torch.int64) for t in leaves((args, kwargs))):
+    if pure is not None and all(
+        t.dtype in (target.dtype, torch.bool, torch.int64) for t in leaves((args, kwargs))
+    ):
         if pure is func:  # relu(x, inplace=True)
             bound = inspect.signature(func).bind(*node_args, **node_kwargs)
             bound.arguments["inplace"] = False
@@ -135,13 +157,41 @@ def _pure_function(func: Any) -> Any:
 def _fits(pure: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: Tensor) -> bool:
     """Whether the pure function gives the dtype and shape of the written tensor (broadcasting the other way differs)."""
     others = leaves((args[1:], kwargs))
-    broadcast = torch.broadcast_shapes(target.shape, *(t.shape for t in others if t.dim() <= target.dim()))
-    whole = all(isinstance(a, int) for a in args[1:] if isinstance(a, (int, float))) or target.is_floating_point()
+    broadcast = torch.broadcast_shapes(
+        target.shape, *(t.shape for t in others if t.dim() <= target.dim())
+    )
+    whole = (
+        all(isinstance(a, int) for a in args[1:] if isinstance(a, (int, float)))
+        or target.is_floating_point()
+    )
     return tuple(broadcast) == tuple(target.shape) and whole if _elementwise(pure) else True
 
 
 def _elementwise(pure: Any) -> bool:
     return not getattr(pure, "__name__", "").startswith(("scatter", "index_", "masked_scatter"))
+
+
+def has_dynamic_shape(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether the shape of an operation's result depends on the values of its inputs.
+
+    Args:
+        name: Its base name.
+        args: Its arguments as graph nodes.
+    """
+    if name == "where":
+        return len(args) == 1
+    if name == "getitem":
+        masks = leaves(args[1:], fx.Node)
+        return any(dtype == torch.bool for n in masks for _, _, dtype in n.meta.get("outputs", ()))
+    return name in _DYNAMIC_SHAPES
+
+
+_DYNAMIC_SHAPES = frozenset(
+    """
+    nonzero argwhere masked_select unique unique_consecutive bincount nms batched_nms
+    combinations
+    """.split()  # noqa: SIM905
+)
 
 
 def as_operator(func: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -152,7 +202,10 @@ def as_operator(func: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]
     if name[2:-2] in _ARITHMETIC or name == "__getitem__":
         return getattr(operator, _OPERATOR_NAMES.get(name, name)), args
     if name.startswith("__r") and name[3:-2] in _ARITHMETIC:
-        return getattr(operator, _OPERATOR_NAMES.get(f"__{name[3:]}", f"__{name[3:]}")), (args[1], args[0])
+        return getattr(operator, _OPERATOR_NAMES.get(f"__{name[3:]}", f"__{name[3:]}")), (
+            args[1],
+            args[0],
+        )
     return func, args
 
 

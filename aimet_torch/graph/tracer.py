@@ -10,11 +10,8 @@ innermost module of the user around it becomes a boundary: one opaque node.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import enum
 import functools
 import inspect
-import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -28,17 +25,15 @@ from torch.overrides import TorchFunctionMode
 from aimet_torch.graph import runtime, torch_functions
 from aimet_torch.graph.boundaries import BoundaryRecord
 from aimet_torch.graph.decompositions import DECOMPOSITIONS
-from aimet_torch.graph.structure import is_namedtuple, leaves, rebuild
-from aimet_torch.graph.symbols import concrete, describe, is_symbol, symbol
-from aimet_torch.graph.values import Untraceable, Values, storage_key
-from aimet_torch.nn.modules.channelwise_clip import ChannelwiseClip
+from aimet_torch.graph.structure import leaves, rebuild
+from aimet_torch.graph.symbols import concrete, symbol
+from aimet_torch.graph.values import Untraceable, storage_key
+from aimet_torch.graph.writer import GraphWriter, user_location
 
 _MODULE_CALL = nn.Module.__call__
-_LITERALS = (str, int, float, bool, complex, type(None), type(...), torch.dtype, torch.device, torch.layout,
-             torch.memory_format, range, enum.Enum)  # fmt: skip
 _TRACED_TORCH_CLASSES = (
     nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoder,
-    nn.TransformerDecoder, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.AdaptiveLogSoftmaxWithLoss,
+    nn.TransformerDecoder, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.AdaptiveLogSoftmaxWithLoss, nn.SiLU, nn.GLU,
 )  # fmt: skip
 
 
@@ -51,55 +46,39 @@ def is_leaf_module(module: nn.Module) -> bool:
 
     A user's subclass of such a class is a leaf as long as it does not override ``forward``.
     """
-    if isinstance(module, (torch.jit.ScriptModule, ChannelwiseClip)):
+    if isinstance(module, torch.jit.ScriptModule):
         return True
     forward = getattr(_forward_of(module), "__module__", "")
-    if "forward" in module.__dict__ or not forward.startswith(("torch.nn.modules.", "torch.ao.nn.")):
+    if forward.startswith("aimet_torch.nn."):  # quantized already, or an operation as a module
+        return True
+    if "forward" in module.__dict__ or not forward.startswith("torch.nn.modules."):
         return False
     if isinstance(module, _TRACED_TORCH_CLASSES):
         return False
     return all(name == "parametrizations" for name, _ in module.named_children())
 
 
-class Recorder(TorchFunctionMode):
+class Recorder(GraphWriter, TorchFunctionMode):
     """One attempt to trace ``model``; ``boundaries`` are the modules found untraceable in earlier attempts."""
 
-    def __init__(self, model: nn.Module, boundaries: dict[str, str], tensor_names: dict[int, str]) -> None:
-        super().__init__()
-        self.model = model
+    def __init__(
+        self, model: nn.Module, boundaries: dict[str, str], tensor_names: dict[int, str]
+    ) -> None:
+        super().__init__(model, tensor_names)
         self.boundaries = boundaries
-        self.tensor_names = tensor_names
-        self.graph = fx.Graph()
-        self.values = Values(self.graph)
-        self.stack: list[str] = []
         self.paths = {id(module): name for name, module in model.named_modules()}
         self.leaf_ids = {id(m) for m in model.modules() if m is not model and is_leaf_module(m)}
-        self.linears = {id(m._parameters["weight"]): m for m in model.modules() if _forward_of(m) is nn.Linear.forward}
-        self.constants: dict[str, Tensor] = {}
-        self.constant_owners: list[str] = []
-        self.specializations: dict[tuple[Any, ...], str] = {}
+        self.linears = {
+            id(m._parameters["weight"]): m
+            for m in model.modules()
+            if _forward_of(m) is nn.Linear.forward
+        }
         self.boundary_records: dict[str, BoundaryRecord] = {}
-        self.observed: BoundaryRecord | None = None
-        self.paused = False
-        self.recording = False
         self.autocast = _autocast_state()
         self.device_source: fx.Node | None = None
         self.device: torch.device | None = None
-        self._symbol_nodes: dict[Any, fx.Node] = {}
-        self._get_attr: dict[str, fx.Node] = {}
-        self._alive: list[Any] = []
 
     # ------------------------------------------------------------------------------------------------ running
-
-    @property
-    def active(self) -> bool:
-        """Whether operations are being recorded right now."""
-        return self.recording and not self.paused and self.observed is None
-
-    @property
-    def owner(self) -> str:
-        """Dotted name of the innermost module whose code is running."""
-        return self.stack[-1] if self.stack else ""
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -122,12 +101,14 @@ class Recorder(TorchFunctionMode):
         for module in self.model.modules():
             if id(module) in self.leaf_ids and not isinstance(module, torch.jit.ScriptModule):
                 module.__dict__["forward"] = functools.partial(self._direct_forward, module)
-        transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+        transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: (
+            is_causal is True
+        )
         torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
         nn.Module.__call__ = call  # type: ignore[method-assign]
         self.recording = True
         try:
-            with self:
+            with _eager(), self:
                 yield
         finally:
             self.recording = False
@@ -140,19 +121,6 @@ class Recorder(TorchFunctionMode):
         if self.paused or self.observed is not None:
             return type(module).forward(module, *args, **kwargs)
         return self.call_module(module, args, kwargs)
-
-    @contextlib.contextmanager
-    def _pause(self) -> Iterator[None]:
-        paused, self.paused = self.paused, True
-        try:
-            with torch._C.DisableTorchFunction():
-                yield
-        finally:
-            self.paused = paused
-
-    def fail(self, reason: str) -> Untraceable:
-        """The exception for something that no graph can hold, found in the module that runs now."""
-        return Untraceable(f"{reason} ({_user_location()})", self.owner)
 
     # ------------------------------------------------------------------------------------------------ modules
 
@@ -174,8 +142,12 @@ class Recorder(TorchFunctionMode):
         self.stack.append(path)
         try:
             # The model's own hooks run around the rewritten forward as well: they are no part of the graph.
-            result = _MODULE_CALL(module, *args, **kwargs) if path else module.forward(*args, **kwargs)
+            result = (
+                _MODULE_CALL(module, *args, **kwargs) if path else module.forward(*args, **kwargs)
+            )
             inputs = leaves((args, kwargs))
+            for tensor in leaves(result):
+                self._tensor_node(tensor)  # unknown ones are the doing of this module
         except Untraceable as error:
             if error.path is None:
                 error.path = path
@@ -191,7 +163,9 @@ class Recorder(TorchFunctionMode):
                 return self._bind(node, result, inputs, "")
         return result
 
-    def _record_module(self, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _record_module(
+        self, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         self._check_context()
         with self._pause():
             inputs = leaves((args, kwargs))
@@ -199,7 +173,9 @@ class Recorder(TorchFunctionMode):
             plain_args, plain_kwargs = rebuild((args, kwargs), concrete)
             versions = [t._version for t in inputs]
         if path in self.boundaries and id(module) not in self.leaf_ids:
-            record = self.boundary_records.setdefault(path, BoundaryRecord(path, self.boundaries[path]))
+            record = self.boundary_records.setdefault(
+                path, BoundaryRecord(path, self.boundaries[path])
+            )
             self.observed = record
             try:
                 result = _MODULE_CALL(module, *plain_args, **plain_kwargs)
@@ -222,7 +198,11 @@ class Recorder(TorchFunctionMode):
     # ------------------------------------------------------------------------------------------------ functions
 
     def __torch_function__(
-        self, func: Callable[..., Any], classes: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        classes: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if self.paused or not self.recording:
@@ -252,7 +232,9 @@ class Recorder(TorchFunctionMode):
                 return decomposition(*args, **kwargs)
         return self._compute(func, args, kwargs)
 
-    def _linear_module(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> nn.Module | None:
+    def _linear_module(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> nn.Module | None:
         """The nn.Linear whose parameters a functional call uses: then it is a call of that module."""
         module = self.linears.get(id(weight))
         return module if module is not None and module.bias is bias else None
@@ -261,7 +243,9 @@ class Recorder(TorchFunctionMode):
         if _autocast_state() != self.autocast:
             raise self.fail("a part runs under its own autocast")
 
-    def _compute(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _compute(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         self._check_context()
         inputs = leaves((args, kwargs))
         node_args, node_kwargs = self.lower((args, kwargs))
@@ -277,7 +261,9 @@ class Recorder(TorchFunctionMode):
             return self._record_write(func, args, kwargs, node_args, node_kwargs, written, result)
         if not leaves(result):
             if isinstance(result, (bool, int, float, complex)):
-                self._read_data(lambda *a, **k: result, args, kwargs, torch_functions.base_name(func))
+                self._read_data(
+                    lambda *a, **k: result, args, kwargs, torch_functions.base_name(func)
+                )
             return result
         node_kwargs = self._free_device(func, node_kwargs)
         if torch_functions.base_name(func) == "unbind" and not self.values.is_persistent(args[0]):
@@ -288,7 +274,9 @@ class Recorder(TorchFunctionMode):
         node = self._call(func, node_args, node_kwargs)
         return self._bind(node, result, inputs, torch_functions.base_name(func), func)
 
-    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+    def _call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> fx.Node:
         attribute = torch_functions.property_name(func)
         if attribute is not None:
             return self.graph.call_function(getattr, (args[0], attribute))
@@ -298,7 +286,14 @@ class Recorder(TorchFunctionMode):
         return self.graph.call_function(func, args, kwargs)
 
     def _record_write(
-        self, func: Any, args: Any, kwargs: Any, node_args: Any, node_kwargs: Any, written: list[Tensor], result: Any
+        self,
+        func: Any,
+        args: Any,
+        kwargs: Any,
+        node_args: Any,
+        node_kwargs: Any,
+        written: list[Tensor],
+        result: Any,
     ) -> Any:
         name = torch_functions.base_name(func)
         # Views count writes together: the one that was meant is the first argument, or `out`.
@@ -310,7 +305,9 @@ class Recorder(TorchFunctionMode):
             node = self._call(func, node_args, node_kwargs)
             self._set_meta(node, func, name, [((), target)])
             return result
-        pure, args_, kwargs_ = torch_functions.out_of_place(func, args, kwargs, node_args, node_kwargs, target)
+        pure, args_, kwargs_ = torch_functions.out_of_place(
+            func, args, kwargs, node_args, node_kwargs, target
+        )
         if pure is None:
             raise self.fail(f"`{name}` writes into an argument other than its first")
         node = self._call(pure, args_, kwargs_)
@@ -334,7 +331,9 @@ class Recorder(TorchFunctionMode):
         if self.values.is_persistent(tensor):
             return result
         if isinstance(result, torch.Size):
-            return torch.Size(symbol(self, n, torch.Tensor.size, tensor, d) for d, n in enumerate(result))
+            return torch.Size(
+                symbol(self, n, torch.Tensor.size, tensor, d) for d, n in enumerate(result)
+            )
         name = torch_functions.base_name(func)
         if name in ("size", "__len__"):
             dim = concrete(args[1] if len(args) > 1 else kwargs.get("dim", 0))
@@ -349,167 +348,20 @@ class Recorder(TorchFunctionMode):
         nodes = [n for n in leaves(self.lower((args, kwargs)), fx.Node)]
         if any(n.meta.get("varies", True) or n.meta.get("sized") for n in nodes):
             raise self.fail(f"`{name}` makes Python depend on the values of a tensor")
-        self._note((name, _user_location()), f"`{name}` of a tensor that does not depend on the input is fixed")
+        self._note(
+            (name, user_location()),
+            f"`{name}` of a tensor that does not depend on the input is fixed",
+        )
         return func(*args, **kwargs)
 
-    def name_of(self, tensor: Tensor) -> str:
-        """The name of a tensor's node, for messages."""
-        node = self.values.node(tensor)
-        return "tensor" if node is None else str(node.meta.get("input_name", node.name))
 
-    def specialize(self, value: Any, expected: Any, what: str) -> None:
-        """Python code used a traced number: the graph holds while it equals ``expected``."""
-        if not self.active:
-            return
-        node = self._symbol_node(value)
-        text = describe(value)
-        if self._note((node, expected), f"{what}: {text} was {expected!r}"):
-            self.graph.call_function(runtime.check_specialization, (node, expected, f"`{text}` at {_user_location()}"))
-
-    def _note(self, key: tuple[Any, ...], text: str) -> bool:
-        if key in self.specializations:
-            return False
-        self.specializations[key] = f"{text} ({self.owner or 'model'}, {_user_location()})"
-        return True
-
-    # ------------------------------------------------------------------------------------------------ values and nodes
-
-    def lower(self, value: Any) -> Any:
-        """``value`` with tensors and traced numbers replaced by their nodes."""
-        if isinstance(value, Tensor):
-            return self._tensor_node(value)
-        if is_symbol(value):
-            return self._symbol_node(value)
-        if isinstance(value, _LITERALS) or callable(value) and not isinstance(value, nn.Module):
-            return value
-        if is_namedtuple(value):
-            items = tuple(self.lower(v) for v in value)
-            # A class with its own constructor (PackedSequence) cannot hold nodes: build it when the graph runs.
-            own = type(value).__bases__ != (tuple,)
-            return self.graph.call_function(type(value), items) if own else type(value)(*items)
-        if isinstance(value, (tuple, list)):
-            return (list if isinstance(value, list) else tuple)(self.lower(v) for v in value)
-        if type(value) is dict:
-            return {k: self.lower(v) for k, v in value.items()}
-        if isinstance(value, slice):
-            return slice(self.lower(value.start), self.lower(value.stop), self.lower(value.step))
-        if dataclasses.is_dataclass(value):
-            fields = {f.name: self.lower(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-            return self.graph.call_function(type(value), (), fields)
-        if isinstance(value, dict):
-            return self.graph.call_function(type(value), ({k: self.lower(v) for k, v in value.items()},))
-        if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-            return value.item()
-        raise self.fail(f"an argument of type {type(value).__name__} cannot be part of a graph")
-
-    def _tensor_node(self, tensor: Tensor) -> fx.Node:
-        node = self.values.node(tensor)
-        if node is None:
-            name = self.tensor_names.get(id(tensor))
-            if name is None:
-                name = f"_tensor_constant{len(self.constants)}"
-                self.constants[name] = tensor
-                self.constant_owners.append(self.owner)
-                self._note((name,), "a tensor that the tracer did not see being made is a constant of the graph")
-            node = self.attribute(name)
-            with self._pause():
-                node.meta["outputs"] = [((), tuple(tensor.shape), tensor.dtype)]
-            node.meta["varies"] = isinstance(tensor, nn.Parameter)
-            self.values.define(tensor, node, persistent=True)
-        return node
-
-    def attribute(self, name: str) -> fx.Node:
-        """The node that reads a tensor of the model."""
-        if name not in self._get_attr:
-            self._get_attr[name] = self.graph.create_node("get_attr", name)
-        return self._get_attr[name]
-
-    def _symbol_node(self, value: Any) -> fx.Node:
-        args = tuple(self.lower(a) for a in value.args)
-        key = (value.function, args, type(value))
-        node = self._symbol_nodes.get(key)
-        if node is None:
-            if isinstance(value.args[0], Tensor):
-                node = self.graph.call_method(value.function.__name__, args)
-            else:
-                node = self.graph.call_function(value.function, args)
-            node.meta["varies"] = False
-            node.meta["sized"] = True
-            self._symbol_nodes[key] = node
-        return node
-
-    def _bind(self, node: fx.Node, result: Any, inputs: list[Tensor], name: str, func: Any = None) -> Any:
-        """Name the tensors of ``result``, which ``node`` computes from ``inputs``."""
-        by_storage = {storage_key(t): t for t in reversed(inputs)}
-        outputs: list[tuple[tuple[Any, ...], Tensor]] = []
-        base_nodes = {id(t): self.values.node(t) for t in inputs}
-
-        def bind(path: tuple[Any, ...], tensor: Tensor) -> Tensor:
-            if tensor in self.values or id(tensor) in self.tensor_names:
-                # An operation that returned a tensor we know: its result needs a name of its own.
-                if storage_key(tensor) not in by_storage:
-                    self.lower(tensor)
-                    by_storage[storage_key(tensor)] = tensor
-                    base_nodes[id(tensor)] = self.values.node(tensor)
-                with self._pause():
-                    tensor = tensor.detach()
-            target = node
-            for index in path:
-                target = self._item(target, index)
-            if path:
-                target.meta["outputs"] = [((), tuple(tensor.shape), tensor.dtype)]
-                target.meta["varies"] = varies
-                target.meta["output_index"] = len(outputs)
-            outputs.append((path, tensor))
-            base = by_storage.get(storage_key(tensor))
-            base_node = None if base is None else base_nodes[id(base)]
-            if base is None or base_node is None:
-                self.values.define(tensor, target)
-            else:
-                self.values.define_view(tensor, target, base, node, base_node, path)
-            return tensor
-
-        varies = self._varies(node)
-        result = rebuild(result, bind, with_path=True)
-        self._set_meta(node, func, name, outputs)
-        return result
-
-    def _item(self, node: fx.Node, index: Any) -> fx.Node:
-        if isinstance(index, tuple):  # ("attr", name): a field of a dataclass
-            return self.graph.call_function(getattr, (node, index[1]))
-        return self.graph.call_function(torch_functions.getitem, (node, index))
-
-    def _varies(self, node: fx.Node) -> bool:
-        return any(n.meta.get("varies", True) for n in node.all_input_nodes)
-
-    def _set_meta(self, node: fx.Node, func: Any, name: str, outputs: list[tuple[tuple[Any, ...], Tensor]]) -> None:
-        node.meta["owner"] = self.owner
-        node.meta["function"] = node.target if node.op == "call_function" else func
-        node.meta["basename"] = name
-        node.meta["outputs"] = [(path, tuple(t.shape), t.dtype) for path, t in outputs]
-        node.meta["sized"] = any(n.meta.get("sized") for n in node.all_input_nodes)
-        node.meta["finite"] = [func is None or _is_finite(t) for _, t in outputs]
-        node.meta["varies"] = node.op == "call_module" and bool(node.args or node.kwargs) or self._varies(node)
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    """Functions compiled by torch.compile run their own code; without any, its long import is spared."""
+    if "torch._dynamo" in sys.modules:
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
 
 
 def _autocast_state() -> tuple[Any, ...]:
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     return tuple(torch.is_autocast_enabled(k) and torch.get_autocast_dtype(k) for k in kinds)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    with torch._C.DisableTorchFunction():
-        return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
-
-
-def _user_location() -> str:
-    """File and line of the user's code that is running, for messages."""
-    frame = sys._getframe(1)
-    here = os.path.dirname(__file__)
-    library = os.path.join(os.path.dirname(torch.__file__), "")
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((here, library, "<")) and os.path.basename(name) != "contextlib.py":
-            return f"{os.path.basename(name)}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return "unknown"

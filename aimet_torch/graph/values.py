@@ -29,7 +29,9 @@ class Untraceable(BaseException):
 class Memory:
     """Tensors that share one storage."""
 
-    persistent: bool  # a parameter or buffer of the model: writes to it are real, they outlive the call
+    persistent: (
+        bool  # a parameter or buffer of the model: writes to it are real, they outlive the call
+    )
     version: int = 0
     written: Tracked | None = None  # a view that was written to; its bases do not know yet
 
@@ -46,7 +48,9 @@ class Tracked:
     template: fx.Node | None = None  # the node that made this view from `base`
     template_base: fx.Node | None = None  # the node of `base` that `template` reads
     path: tuple[Any, ...] = ()  # index of this tensor in the template's result
-    item_meta: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the node that takes the item at `path`
+    item_meta: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # of the node that takes the item at `path`
 
 
 def storage_key(tensor: Tensor) -> int | None:
@@ -92,12 +96,26 @@ class Values:
         self.tracked[id(tensor)] = Tracked(tensor, node, memory, memory.version)
 
     def define_view(
-        self, tensor: Tensor, node: fx.Node, base: Tensor, template: fx.Node, base_node: fx.Node, path: tuple[Any, ...]
+        self,
+        tensor: Tensor,
+        node: fx.Node,
+        base: Tensor,
+        template: fx.Node,
+        base_node: fx.Node,
+        path: tuple[Any, ...],
     ) -> None:
         """``tensor`` is a new view of ``base``; ``template`` made it from ``base_node``."""
         parent = self.tracked[id(base)]
         self.tracked[id(tensor)] = Tracked(
-            tensor, node, parent.memory, parent.memory.version, parent, template, base_node, path, dict(node.meta)
+            tensor,
+            node,
+            parent.memory,
+            parent.memory.version,
+            parent,
+            template,
+            base_node,
+            path,
+            dict(node.meta),
         )
 
     def write(self, tensor: Tensor, node: fx.Node) -> None:
@@ -119,7 +137,9 @@ class Values:
             if entry.version == memory.version:
                 return
         if entry.base is None or entry.template is None:
-            raise Untraceable("a tensor is used after its memory was written to through another tensor")
+            raise Untraceable(
+                "a tensor is used after its memory was written to through another tensor"
+            )
         self._refresh(entry.base)
         current, old = entry.base.node, entry.template_base
         node = self.graph.node_copy(entry.template, lambda n: current if n is old else n)
@@ -139,7 +159,14 @@ class Values:
                 raise Untraceable(f"in-place write into a view that `{template.target}` made")
             node = self.graph.call_function(
                 runtime.write_through,
-                (base.node, entry.node, view, entry.path, tuple(template.args[1:]), dict(template.kwargs)),
+                (
+                    base.node,
+                    entry.node,
+                    view,
+                    entry.path,
+                    tuple(template.args[1:]),
+                    dict(template.kwargs),
+                ),
             )
             node.meta.update(entry.node.meta)
             node.meta["function"] = runtime.write_through
@@ -147,8 +174,6 @@ class Values:
             node.meta["outputs"] = [((), tuple(base.tensor.shape), base.tensor.dtype)]
             base.node, base.version = node, base.memory.version
             entry = base
-
-
 
 
 def _callable_of(node: fx.Node) -> Any:

@@ -22,11 +22,17 @@ class _SelfAttention(nn.Module):
         nn.init.normal_(self.attn.in_proj_bias)
 
     def forward(self, x: Tensor) -> Any:
-        causal = torch.triu(torch.ones(5, 5, dtype=torch.bool, device=x.device), 1) if "causal" in self.mask else None
+        causal = (
+            torch.triu(torch.ones(5, 5, dtype=torch.bool, device=x.device), 1)
+            if "causal" in self.mask
+            else None
+        )
         padding = None
         if "padding" in self.mask:
             padding = torch.arange(5, device=x.device).expand(x.size(0), 5) >= 4
-        y, weights = self.attn(x, x, x, key_padding_mask=padding, need_weights=self.need_weights, attn_mask=causal)
+        y, weights = self.attn(
+            x, x, x, key_padding_mask=padding, need_weights=self.need_weights, attn_mask=causal
+        )
         return (x + y, weights) if self.need_weights else x + y
 
 
@@ -34,7 +40,9 @@ for _name, _args in {
     "AttentionWeights": (True, ""), "AttentionPlain": (False, ""), "AttentionCausal": (False, "causal"),
     "AttentionPadding": (True, "causal padding"),
 }.items():  # fmt: skip
-    FIXTURES[_name] = Fixture(lambda args=_args: _SelfAttention(*args), lambda b: rows(b, 5, 8), exact=False)
+    FIXTURES[_name] = Fixture(
+        lambda args=_args: _SelfAttention(*args), lambda b: rows(b, 5, 8), exact=False
+    )
 
 
 @fixture(lambda b: (rows(b, 3, 8), rows(b, 5, 6)), exact=False)
@@ -81,7 +89,9 @@ class Encoder(nn.Module):
         super().__init__()
         layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.decoder = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True, activation="gelu", norm_first=True)
+        self.decoder = nn.TransformerDecoderLayer(
+            8, 2, 16, batch_first=True, activation="gelu", norm_first=True
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         mask = nn.Transformer.generate_square_subsequent_mask(5, device=x.device)

@@ -18,11 +18,21 @@ from tests.python.models import FIXTURES, Fixture, call_model
 NAMES = sorted(FIXTURES)
 # The unchanged model cannot do it either.
 NOT_PICKLED = {"Outsiders"}  # holds a scripted module
-NOT_COMPILED = {"DataDependentRoot", "DataDependentPart", "Recurrent", "PackedRecurrent", "Outsiders"}
+NOT_COMPILED = {
+    "DataDependentRoot",
+    "DataDependentPart",
+    "Recurrent",
+    "PackedRecurrent",
+    "Outsiders",
+}
 NOT_EXPORTED = {
     "DataDependentRoot", "DataDependentPart", "DataclassOutput", "PackedRecurrent", "Outsiders"
 }  # fmt: skip
-NOT_SCRIPT_TRACED = {"NestedInputs", "KeywordInputs", "DataclassOutput"}  # types that TorchScript lacks
+NOT_SCRIPT_TRACED = {
+    "NestedInputs",
+    "KeywordInputs",
+    "DataclassOutput",
+}  # types that TorchScript lacks
 
 
 def build(name: str) -> tuple[Fixture, nn.Module]:
@@ -80,7 +90,9 @@ def test_trace_leaves_model_untouched(name):
     assert nn.Module.__call__ is call
     assert before.keys() == after.keys()
     for key, value in before.items():
-        assert torch.equal(after[key], value) if isinstance(value, Tensor) else after[key] == value, key
+        assert (
+            torch.equal(after[key], value) if isinstance(value, Tensor) else after[key] == value
+        ), key
     for tensor, original in zip(leaves(inputs), tensors, strict=True):
         assert torch.equal(tensor, original)
 
@@ -127,7 +139,9 @@ class _Watch(TorchFunctionMode):
         return result
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if FIXTURES[n].boundaries != ("",) and n != "Outsiders"])
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if FIXTURES[n].boundaries != ("",) and n != "Outsiders"]
+)
 def test_no_floating_value_escapes_the_graph(name):
     fixture, model = build(name)
     graph = trace(model, fixture.inputs(2))
@@ -195,7 +209,11 @@ def test_training_reaches_every_parameter(name):
         torch.manual_seed(1)
         results = [t for t in leaves(fixture.call(network, 4)) if t.requires_grad]
         sum(t.float().square().sum() for t in results).backward()
-        names = {n for n, p in network.named_parameters() if p.grad is not None and torch.isfinite(p.grad).all()}
+        names = {
+            n
+            for n, p in network.named_parameters()
+            if p.grad is not None and torch.isfinite(p.grad).all()
+        }
         network.zero_grad(set_to_none=True)
         return names
 

@@ -1,0 +1,50 @@
+"""Modules whose forward is one function."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+
+class FunctionModule(nn.Module):
+    """A module whose forward is one function."""
+
+    function: Callable[..., Any]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """``function(*args, **kwargs)``."""
+        return type(self).function(*args, **kwargs)
+
+
+class FunctionCall(FunctionModule):
+    """Calls `function`, which must be picklable for the module to be picklable."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """``function(*args, **kwargs)``."""
+        return self.function(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """The function's name."""
+        return function_name(self.function)
+
+
+class TrainingFunctionCall(FunctionCall):
+    """Calls `function` with ``training=self.training``: functional dropout that follows ``train()`` and ``eval()``."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """``function(*args, **kwargs, training=self.training)``."""
+        return self.function(*args, **kwargs, training=self.training)
+
+
+def function_name(function: Any) -> str:
+    """A readable name of a function, method descriptor or partial."""
+    if isinstance(function, functools.partial):
+        return function_name(function.func)
+    return str(getattr(function, "__name__", None) or function)

@@ -1,0 +1,381 @@
+"""What the graph says about a model: names, types, edges, boundaries, specializations, errors."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from aimet_torch.graph import GRID_PRESERVING_OPS, skip_identity, trace
+from tests.python.models import FIXTURES, image, rows
+
+
+def graph_of(name: str):
+    torch.manual_seed(0)
+    fixture = FIXTURES[name]
+    return trace(fixture.build().eval(), fixture.inputs(2))
+
+
+def module(forward, **children) -> nn.Module:
+    """A module with these children whose forward is ``forward(self, *args)``."""
+    cls = type("Inline", (nn.Module,), {"forward": forward})
+    model = cls()
+    for name, child in children.items():
+        setattr(model, name, child)
+    return model.eval()
+
+
+def types(graph) -> list[str]:
+    return [op.op_type for op in graph.ops]
+
+
+def test_functional_operations_have_types_and_names():
+    graph = graph_of("FunctionalOps")
+    assert [(op.name, op.op_type) for op in graph.ops] == [
+        ("conv1", "Conv"), ("relu", "Relu"), ("conv2", "Conv"), ("relu_1", "Relu"), ("add", "Add"),
+        ("mul", "Mul"), ("sub", "Sub"), ("max_pool2d", "MaxPool"), ("div", "Div"), ("sigmoid", "Sigmoid"),
+        ("tanh", "Tanh"), ("pow", "Pow"), ("mul_1", "Mul"), ("sub_1", "Sub"),
+        ("adaptive_avg_pool2d", "GlobalAveragePool"), ("flatten", "Flatten"), ("fc", "Gemm"),
+        ("softmax", "Softmax"),
+    ]  # fmt: skip
+
+
+def test_reused_modules_have_one_operation_per_call():
+    graph = graph_of("ReusedModules")
+    assert [op.name for op in graph.ops] == [
+        "conv",
+        "bn",
+        "relu",
+        "conv.1",
+        "bn.1",
+        "relu.1",
+        "sub",
+        "relu.2",
+    ]
+    assert [op.call_index for op in graph.calls_of(graph.model.relu)] == [0, 1, 2]
+    assert graph.op_for_module("relu").name == "relu"
+    # The input is read by the first convolution and by the subtraction.
+    assert [(op.name, index) for op, index in graph.inputs[0].consumers] == [
+        ("conv", 0),
+        ("sub", 1),
+    ]
+
+
+def test_in_place_relu_is_a_value():
+    graph = graph_of("ReusedModules")
+    model = graph.to_module()
+    assert not model.relu.inplace
+    x = image(2)
+    before = x.clone()
+    model(x)
+    assert torch.equal(x, before)
+
+
+def test_nested_names_and_containers():
+    graph = graph_of("Nested")
+    names = [op.name for op in graph.ops]
+    assert names[:3] == ["stem.conv", "stem.act", "stem1.0.conv"]
+    assert "stem1.0.add" in names
+    assert (
+        "stem1_cat" in names
+    )  # not inside the user's Sequential: it would become one of its layers
+    model = graph.to_module()
+    assert len(model.stem1) == 2
+    assert isinstance(model.stem1[0].add, nn.Module)
+    assert [o.name for o in graph.outputs] == ["heads.left", "heads.right"]
+    assert all(v.is_model_output for v in graph.outputs)
+
+
+def test_single_path_helpers():
+    graph = graph_of("Dropouts")
+    conv = graph.op_for_module("conv")
+    assert conv.next_op() is None  # two consumers
+    assert [op.op_type for op in conv.consumers()] == ["Dropout", "Add"]
+    path = graph.op_for_module("path")
+    assert path.next_op().name == "add"
+    assert skip_identity(path).name == "add"
+    graph = graph_of("Convolutions")
+    assert graph.op_for_module("0").next_op().op_type == "BatchNormalization"
+    assert graph.ops[-1].next_op() is None
+    assert graph.ops[-1].producers() == [graph.ops[-2]]
+
+
+def test_values_know_their_kind():
+    graph = graph_of("TokenModel")
+    kinds = {v.name: v.kind for v in graph.values() if v.kind != "activation"}
+    assert kinds == {"ids": "input", "mask": "input", "gain": "parameter", "shift": "buffer"}
+    add = next(op for op in graph.ops if any(v.name == "shift" for v in op.inputs))
+    assert [v.kind for v in add.inputs] == ["activation", "buffer"]
+    assert not graph.value("ids").is_float
+    with pytest.raises(KeyError, match="no value is called 'nothing'"):
+        graph.value("nothing")
+    graph = graph_of("FunctionalConv")
+    assert graph.find_ops("Conv")[1].inputs[1].parameter_name == "pool.kernel"
+    assert graph.value("pool.table").kind == "constant"
+    assert [op.op_type for op in graph.ops][-2:] == ["ReduceMean", "Gemm"]
+
+
+def test_split_has_one_value_per_output():
+    graph = graph_of("SplitCat")
+    chunk = graph.find_ops("Split")[0]
+    assert [v.name for v in chunk.outputs] == ["chunk", "chunk.1"]
+    assert [op.name for op, _ in chunk.outputs[1].consumers] == ["branch"]
+    assert [v.shape for v in chunk.outputs] == [(2, 4, 8, 8)] * 2
+
+
+def test_nested_inputs_are_flattened_in_order():
+    graph = graph_of("NestedInputs")
+    assert [v.name for v in graph.inputs] == ["images.0", "images.1", "extra.gain", "extra.bias.0"]
+    model = graph.to_module()
+    with pytest.raises(ValueError, match="`images` had 2 entries"):
+        model((image(2),), {"gain": 1, "bias": []})
+
+
+def test_attention_is_decomposed():
+    graph = graph_of("AttentionCausal")
+    kinds = types(graph)
+    assert kinds.count("MatMul") == 2
+    assert kinds.count("Softmax") == 1
+    assert kinds.count("Gemm") == 2
+    projection = graph.find_ops("Gemm")[0]
+    assert [v.kind for v in projection.inputs] == ["activation", "parameter", "parameter"]
+    assert graph.find_ops("Gemm")[1].module is graph.model.attn.out_proj
+    masked = [v for v in graph.values() if not v.finite]
+    assert masked
+    assert all(v.is_float for v in masked)
+
+
+def test_optional_arguments_are_fixed():
+    model = graph_of("KeywordInputs").to_module()
+    x, y = rows(2, 4), rows(2, 4)
+    model(x, y=y)
+    model(x, None, y=y, scale=2.0)
+    with pytest.raises(ValueError, match="`mask` was None .* got a tensor"):
+        model(x, x, y=y)
+    with pytest.raises(ValueError, match=r"`scale` was 2.0 .* got 3.0"):
+        model(x, y=y, scale=3.0)
+
+
+def test_shape_decisions_are_recorded_and_guarded():
+    graph = graph_of("ShapeArithmetic")
+    assert any("x.shape[2]" in note and "models.py" in note for note in graph.specializations)
+    model = graph.to_module()
+    model(image(5))
+    with pytest.raises(
+        ValueError, match=r"\(\(x.shape\[2\] % 2\) == 0\)` at models.py:\d+ was True,.* it is False"
+    ):
+        model(image(2, size=7))
+
+
+def test_loops_over_a_size_are_guarded():
+    model = trace(FIXTURES["Recurrent"].build().eval(), rows(2, 5, 4)).to_module()
+    with pytest.raises(ValueError, match=r"y?.*shape\[1\].* was 5"):
+        model(rows(2, 6, 4))
+
+
+def test_boundary_tells_reason_and_contents():
+    graph = graph_of("DataDependentPart")
+    (boundary,) = graph.boundaries
+    assert boundary.name == "router"
+    assert "`item` makes Python depend on the values of a tensor (models.py:" in boundary.reason
+    assert boundary.unquantized_ops == {"relu": 1, "mean": 1, "add": 1}
+    assert [(op.name, op.op_type) for op in boundary.ops] == [("router.right", "Conv")]
+    assert boundary.ops[0].outputs[0].shape == (2, 4, 8, 8)
+    assert types(graph) == ["Conv", "Boundary", "Relu"]
+    model = graph.to_module()
+    assert type(model.router) is type(FIXTURES["DataDependentPart"].build().router)
+
+
+def test_root_boundary_keeps_the_model():
+    graph = graph_of("DataDependentRoot")
+    assert graph.is_one_boundary
+    assert types(graph) == ["Boundary"]
+    assert [op.name for op in graph.boundaries[0].ops] == ["conv"]
+    cls = type(graph.model)
+    assert type(graph.to_module()) is cls
+    graph.recompile()
+
+
+def test_errors_of_the_model_are_its_own():
+    def forward(self, x):
+        raise LookupError("my own problem")
+
+    with pytest.raises(LookupError, match="my own problem"):
+        trace(module(lambda self, x: self.part(x), part=module(forward)), image(1))
+    with pytest.raises(TypeError, match="missing a required argument"):
+        trace(module(lambda self, x, y: x), image(1))
+
+
+def test_user_code_may_catch_exceptions_but_not_the_tracer():
+    def forward(self, x):
+        try:
+            return x * 2 if x.mean() > 0 else x
+        except Exception:
+            return x
+
+    graph = trace(module(lambda self, x: self.part(x) + 1, part=module(forward)), image(1))
+    assert [b.name for b in graph.boundaries] == ["part"]
+
+
+def test_data_that_does_not_depend_on_the_input_is_fixed():
+    def forward(self, x):
+        return x * 2 if torch.linspace(0, 1, 3).sum() > 1 else x
+
+    graph = trace(module(forward), image(1))
+    assert graph.boundaries == []
+    assert any("`__bool__`" in note for note in graph.specializations)
+
+
+def test_sizes_that_depend_on_data_are_a_boundary():
+    def forward(self, x):
+        return x * 2 if x[x > 0].shape[0] > 3 else x
+
+    graph = trace(module(lambda self, x: self.part(x), part=module(forward)), image(1))
+    assert [b.name for b in graph.boundaries] == ["part"]
+
+
+@pytest.mark.parametrize(
+    "outside", [lambda x: torch.tensor(x.tolist()), lambda x: torch.from_numpy(x.numpy() * 2)]
+)
+def test_tensors_that_leave_pytorch_are_a_boundary(outside):
+    graph = trace(
+        module(lambda self, x: self.part(x) + 1, part=module(lambda self, x: outside(x))), image(1)
+    )
+    assert [b.name for b in graph.boundaries] == ["part"]
+
+
+def test_results_of_scripted_functions_are_not_baked_in():
+    @torch.jit.script
+    def scripted(x: torch.Tensor) -> torch.Tensor:
+        return x * 2 + 1
+
+    model = module(lambda self, x: self.part(x) + 1, part=module(lambda self, x: scripted(x)))
+    graph = trace(model, image(1))
+    assert [b.name for b in graph.boundaries] == ["part"]
+    x = image(3)
+    assert torch.equal(graph.to_module()(x), x * 2 + 1 + 1)
+
+
+def test_constants_of_the_program_are_constants():
+    table = torch.arange(3.0).view(3, 1, 1)
+    graph = trace(module(lambda self, x: x * table), image(1))
+    assert [v.kind for v in graph.ops[0].inputs] == ["input", "constant"]
+    model = graph.to_module()
+    assert list(model.state_dict()) == []
+    x = image(3)
+    assert torch.equal(copy.deepcopy(model)(x), x * table)
+
+
+def test_replaced_buffers_are_a_boundary():
+    class Average(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(1))
+
+        def forward(self, x):
+            self.mean = self.mean * 0.9 + x.mean()
+            return x - self.mean
+
+    graph = trace(module(lambda self, x: self.part(x) * 2, part=Average()), image(1))
+    assert [b.name for b in graph.boundaries] == ["part"]
+    assert torch.equal(graph.model.part.mean, torch.zeros(1))
+
+
+def test_writes_to_buffers_are_repeated():
+    model = graph_of("Stateful").to_module()
+    model(image(2))
+    model(image(2))
+    assert model.calls == 2
+    assert any("`last`" in note for note in graph_of("Stateful").specializations)
+
+
+def test_autocast_regions_are_a_boundary():
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.fc(x)
+
+    part = module(forward, fc=nn.Linear(4, 4))
+    graph = trace(module(lambda self, x: self.part(x).float(), part=part), rows(2, 4))
+    assert [b.name for b in graph.boundaries] == ["part"]
+
+
+def test_direct_call_of_forward_is_a_call_of_the_module():
+    graph = trace(module(lambda self, x: self.conv.forward(x), conv=nn.Conv2d(3, 3, 1)), image(1))
+    assert [(op.name, op.op_type) for op in graph.ops] == [("conv", "Conv")]
+
+
+def test_hooks_of_the_model_run_once():
+    model = module(lambda self, x: self.conv(x), conv=nn.Conv2d(3, 3, 1))
+    model.register_forward_hook(lambda m, args, result: result * 2)
+    model.conv.register_forward_pre_hook(lambda m, args: (args[0] + 1,))
+    x = image(2)
+    expected = model(x)
+    assert torch.equal(trace(model, x).to_module()(x), expected)
+
+
+def test_functional_dropout_follows_the_mode():
+    def forward(self, x):
+        return (
+            F.dropout(x, 0.5, self.training),
+            F.dropout(x, 0.5, True),
+            torch.dropout(x, 0.5, self.training),
+        )
+
+    model = trace(module(forward), rows(8, 64)).to_module()
+    x = rows(8, 64)
+    dropped = [not torch.equal(y, x) for y in model.eval()(x)]
+    assert dropped == [False, True, False]
+    assert all(not torch.equal(y, x) for y in model.train()(x))
+
+
+def test_new_tensors_follow_the_device_of_the_input():
+    def forward(self, x):
+        return x + torch.arange(x.shape[-1], device=x.device)
+
+    model = trace(module(forward), rows(2, 4)).to_module()
+    assert model(rows(2, 4).to("meta")).device.type == "meta"
+
+
+def test_math_on_sizes_stays_symbolic():
+    def forward(self, x):
+        half = int(math.sqrt(x.shape[0] * 4)) // 2
+        return x[: max(half, 1)] / math.sqrt(x.shape[0])
+
+    model = trace(module(forward), rows(4, 3)).to_module()
+    x = rows(9, 3)
+    assert torch.equal(model(x), x[:3] / 3.0)
+
+
+def test_graph_edits_and_recompile():
+    graph = graph_of("FunctionalOps")
+    model = graph.to_module()
+    other = copy.deepcopy(model)
+    x = image(2)
+    expected = model(x)
+    node = graph.ops[-1].fx_node
+    node.replace_all_uses_with(graph.ops[-2].fx_node)
+    graph.fx_graph.erase_node(node)
+    graph.recompile()
+    torch.testing.assert_close(model(x).softmax(-1), expected)
+    assert torch.equal(other(x), expected)  # copies have their own forward
+
+
+def test_grid_preserving_types_are_types_of_the_graph():
+    kinds = {op.op_type for name in FIXTURES for op in graph_of(name).ops}
+    assert {
+        "Reshape",
+        "Transpose",
+        "MaxPool",
+        "Split",
+        "Slice",
+        "ResizeNearest",
+        "Dropout",
+    } <= kinds & GRID_PRESERVING_OPS
+    assert (
+        not {"Conv", "Gemm", "Add", "AveragePool", "Softmax", "Resize", "Concat"}
+        & GRID_PRESERVING_OPS
+    )
