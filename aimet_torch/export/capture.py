@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from aimet_torch.encodings.tensor_encoding import TensorEncoding, uncalibrated
+from aimet_torch.export.dynamic_sizes import widen_open_sizes
 from aimet_torch.graph import bind_inputs
 from aimet_torch.graph.structure import leaves
 from aimet_torch.quantization.base import QuantizerBase
@@ -96,7 +97,10 @@ def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
     if names and all(encoding is None for encoding in encodings):
         raise uncalibrated(names)
     marked = _copy_with_markers(model, list(quantizers.values()))
-    positional, keywords = _bind(model, args, torch_onnx_kwargs.pop("kwargs", None))
+    positional, keywords = bind_inputs(model, args)
+    keywords.update(torch_onnx_kwargs.pop("kwargs", None) or {})
+    positional, keywords = widen_open_sizes(model, positional, keywords, torch_onnx_kwargs)
+    positional, keywords = _name_last_dict(model, positional, keywords)
     program = _export_quietly(marked, positional, keywords, torch_onnx_kwargs)
     result = Capture(program.model, encodings, names)
     used = sorted({marker_index(node) for node in program.model.graph if is_marker(node)})
@@ -172,12 +176,10 @@ def _returning_tensors(cls: type[nn.Module]) -> type[nn.Module]:
     return type(cls.__name__, (cls,), {"forward": forward})
 
 
-def _bind(
-    model: nn.Module, args: Any, kwargs: dict[str, Any] | None
+def _name_last_dict(
+    model: nn.Module, positional: tuple[Any, ...], keywords: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments for torch.onnx, which would take a last positional dict for keywords."""
-    positional, keywords = bind_inputs(model, args)
-    keywords.update(kwargs or {})
+    """torch.onnx would take a dict that comes last for keyword arguments: pass it by its name."""
     if positional and isinstance(positional[-1], dict) and not keywords:
         names = [
             p.name

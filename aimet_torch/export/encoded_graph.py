@@ -50,6 +50,10 @@ _GRID_PRESERVING = frozenset(
 )
 
 
+# Their results lie between 0 and 1.
+_GATES = frozenset({"Sigmoid", "HardSigmoid"})
+
+
 @dataclass
 class EncodedGraph:
     """An ONNX model without quantizers, and the encoding of each of its quantized tensors."""
@@ -123,6 +127,7 @@ def encode(capture: Capture, output_names: Collection[str] = ()) -> EncodedGraph
     _tidy(capture.model)
     _fold_weight_transposes(graph)
     spread(graph)
+    _encode_gates(graph)
     return graph
 
 
@@ -258,6 +263,31 @@ def spread(graph: EncodedGraph) -> None:
         outputs = node.outputs if node.op_type == "Split" else node.outputs[:1]
         for value in outputs:
             graph.encodings.setdefault(value, encoding)
+
+
+def _encode_gates(graph: EncodedGraph) -> None:
+    """Give the gate inside SiLU and GLU, which ONNX spells x * Sigmoid(y), the grid of [0, 1].
+
+    The simulation rounds only the product. Rounding the gate as well moves the product by at most
+    half a step of its own, and without it a target would compute both in floating point.
+    """
+    for node in graph.model.graph:
+        product = graph.integer(node.outputs[0])
+        if node.op_type != "Mul" or product is None:
+            continue
+        for gate in node.inputs:
+            maker = gate.producer() if gate is not None else None
+            is_gate = maker is not None and maker.op_type in _GATES and len(gate.consumers()) == 1
+            if is_gate and graph.get(gate) is None and not gate.is_graph_output():
+                levels = 2**product.bitwidth - 1
+                graph.encodings[gate] = TensorEncoding(
+                    source=f"{product.source} (gate)",
+                    is_param=False,
+                    bitwidth=product.bitwidth,
+                    qmax=levels,
+                    scale=np.float32(1.0 / levels).reshape(()),
+                    offset=np.zeros((), np.int64),
+                )
 
 
 def _preserved(node: ir.Node, graph: EncodedGraph) -> TensorEncoding | None:

@@ -79,10 +79,17 @@ def model_of(sim: Any) -> nn.Module:
 
 def encodings_document(graph: EncodedGraph, sim: Any) -> dict[str, Any]:
     """The neutral document of all encodings in a graph, in the order of the graph."""
-    activations, params = [], []
-    for value, encoding in graph.encodings.items():
-        rank = value.shape.rank() if value.shape is not None else None
-        (params if encoding.is_param else activations).append(encoding.to_entry(value.name, rank))
+    nodes = graph.model.graph
+    values = [*nodes.inputs, *nodes.initializers.values(), *(v for n in nodes for v in n.outputs)]
+    activations: list[dict[str, Any]] = []
+    params: list[dict[str, Any]] = []
+    for value in values:
+        encoding = graph.get(value)
+        if encoding is not None:
+            rank = value.shape.rank() if value.shape is not None else None
+            (params if encoding.is_param else activations).append(
+                encoding.to_entry(value.name, rank)
+            )
     return {
         "version": "1.0.0",
         "producer": {"package": "aimet_torch", "version": __version__},
