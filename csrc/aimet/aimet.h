@@ -8,6 +8,9 @@
 // nothing of ours calls register_operators() so that the linker keeps the library.
 #pragma once
 
+#include "aimet/algorithms/batch_norm_folding.h"
+#include "aimet/algorithms/cross_layer_equalization.h"
+#include "aimet/algorithms/high_bias_absorption.h"
 #include "aimet/export.h"
 #include "aimet/ops/affine.h"
 #include "aimet/ops/build_info.h"

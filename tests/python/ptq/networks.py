@@ -30,6 +30,28 @@ def trained(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
+SHAPE = (2, 3, 12, 12)
+IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3)) * 3
+"""Input of :func:`mobile_network`, and its shape for a batch of two."""
+
+
+def outputs(model: nn.Module, x: Tensor = IMAGES) -> Tensor:
+    """What ``model`` computes, without gradients."""
+    with torch.no_grad():
+        return model(x)
+
+
+def uneven(*layers: nn.Module) -> nn.Sequential:
+    """A sequence of layers whose channels have very different ranges."""
+    torch.manual_seed(0)
+    for layer in layers:
+        if hasattr(layer, "weight") and layer.weight.dim() > 1:
+            with torch.no_grad():
+                factors = torch.logspace(-2, 1, layer.weight.shape[0])
+                layer.weight.mul_(factors.view(-1, *[1] * (layer.weight.dim() - 1)))
+    return nn.Sequential(*layers)
+
+
 def relative_difference(a: Tensor, b: Tensor) -> float:
     """Largest difference over largest value."""
     assert b.abs().max() > 0
