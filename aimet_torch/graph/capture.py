@@ -47,7 +47,7 @@ def trace(model: nn.Module, dummy_input: Any) -> ModelGraph:
     signature = inspect.signature(model.forward)
     args, kwargs = _arguments(signature, dummy_input)
     boundaries: dict[str, str] = {}
-    with _LOCK, _preserved(model), torch.no_grad():
+    with _LOCK, _preserved(model), torch.inference_mode(False), torch.no_grad():
         model.eval()
         while True:
             attempt = _Attempt(model, signature, boundaries)
@@ -167,7 +167,8 @@ class _Attempt:
     ) -> None:
         self.model = model
         self.signature = signature
-        self.recorder = Recorder(model, boundaries, _tensor_names(model))
+        names, self.held = _tensor_names(model)  # held: an id stays unique as long as its tensor lives
+        self.recorder = Recorder(model, boundaries, names)
         self.graph = self.recorder.graph
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -290,16 +291,17 @@ def _is_same(old: Any, new: Any) -> bool:
     return type(old) is type(new) and isinstance(new, (bool, int, float, str)) and old == new
 
 
-def _tensor_names(model: nn.Module) -> dict[int, str]:
-    """Dotted names of all tensors that the model holds as parameters, buffers or plain
-    attributes."""
+def _tensor_names(model: nn.Module) -> tuple[dict[int, str], list[Tensor]]:
+    """Dotted names of all tensors that the model holds as parameters, buffers or attributes."""
     names: dict[int, str] = {}
+    tensors = []
     for prefix, module in model.named_modules():
         for source in (module._parameters, module._buffers, module.__dict__):
             for name, value in source.items():
                 if isinstance(value, Tensor):
+                    tensors.append(value)
                     names.setdefault(id(value), f"{prefix}.{name}" if prefix else name)
-    return names
+    return names, tensors
 
 
 def _boundary(model: nn.Module, record: BoundaryRecord) -> Boundary:

@@ -20,8 +20,8 @@ class Value:
     """A tensor that flows through the graph.
 
     Attributes:
-        name: Unique: of an input its argument's name, of a parameter or buffer its dotted name, of an activation its
-            producer's name, with ``.1``, ``.2``, ... for further outputs.
+        name: Unique: of an input its argument's name, of a parameter or buffer its dotted name, of
+            an activation its producer's name, with ``.1``, ``.2``, ... for further outputs.
         kind: ``input``, ``activation``, ``parameter``, ``buffer`` or ``constant``.
         shape: Shape in the trace.
         dtype: Dtype in the trace.
@@ -59,10 +59,12 @@ class OpNode:
     """One call of a module or function on tensors.
 
     Attributes:
-        name: Unique dotted name: the module's for its first call, with ``.1``, ``.2`` for further calls.
+        name: Unique dotted name: the module's for its first call, with ``.1``, ``.2`` for further
+            calls.
         op_type: ONNX name of the operation, or the name of the function or class.
         fx_node: Its node in ``ModelGraph.fx_graph``.
-        module: The module that computes it; of functional operations only after ``ModelGraph.to_module()``.
+        module: The module that computes it; of functional operations only after
+            ``ModelGraph.to_module()``.
         module_name: Dotted name of ``module``.
         call_index: 0 for the first call of the module, 1 for the second, ...
         function: The function, for functional operations.
@@ -99,7 +101,8 @@ class OpNode:
         return list(dict.fromkeys(op for v in self.outputs for op, _ in v.consumers))
 
     def next_op(self) -> OpNode | None:
-        """The only consumer of this operation's outputs; None when there are several or the model returns one."""
+        """The only consumer of this operation's outputs; None when there are several or the model
+        returns one."""
         uses = [op for v in self.outputs for op, _ in v.consumers]
         if len(uses) != 1 or any(v.is_model_output for v in self.outputs):
             return None
@@ -117,7 +120,8 @@ class Boundary:
         name: Dotted name; empty for the whole model.
         reason: What could not be traced, and where.
         unquantized_ops: Functional operations with floating outputs seen inside, ``name -> calls``.
-        ops: The leaf modules called inside, one unconnected OpNode each, in order of their first call.
+        ops: The leaf modules called inside, one unconnected OpNode each, in order of their first
+            call.
     """
 
     name: str
@@ -198,10 +202,12 @@ class ModelGraph:
     # ------------------------------------------------------------------------------------------------ running
 
     def to_module(self) -> nn.Module:
-        """Turn the traced model, in place, into one whose forward runs this graph; every operation is a module.
+        """Turn the traced model, in place, into one whose forward runs this graph; every operation
+        is a module.
 
         Returns:
-            ``self.model``: same parameters, buffers and names; its class is a subclass of its former class.
+            ``self.model``: same parameters, buffers and names; its class is a subclass of its
+            former class.
         """
         if not self.is_rewritten and not self.is_one_boundary:
             rewrite.install(self)
@@ -219,7 +225,8 @@ class ModelGraph:
         return any(b.name == "" for b in self.boundaries)
 
     def __reduce__(self) -> Any:
-        """Copies and pickles hold the model and the graph; operations and values are derived from them again."""
+        """Copies and pickles hold the model and the graph; operations and values are derived from
+        them again."""
         packed = rewrite.pack_graph(self.fx_graph, with_meta=True)
         rest = (
             self.signature,
@@ -318,10 +325,11 @@ class ModelGraph:
         index = calls.get(target, 0)
         calls[target] = index + 1
         module = self.modules[target]
-        if "op_type" in node.meta:
-            op_type = node.meta["op_type"]
-        else:
-            op_type = "Boundary" if target in boundary_names else op_type_of_module(module)
+        op_type = node.meta.get("op_type")
+        if target in boundary_names:
+            op_type = "Boundary"
+        elif op_type is None:
+            op_type = op_type_of_module(module, node.args, node.kwargs)
         name = target if index == 0 else self._unique(f"{target}.{index}")
         return OpNode(name, op_type, node, module, target, index, node.meta.get("function"))
 
@@ -331,7 +339,8 @@ class ModelGraph:
         while owner and isinstance(
             self.modules[owner], (nn.Sequential, nn.ModuleList, nn.ModuleDict)
         ):
-            # A container iterates over its children: an operation among them would be run as a layer.
+            # A container iterates over its children: an operation among them would be run as a
+            # layer.
             owner, _, last = owner.rpartition(".")
             base = f"{last}_{base}"
         parent = self.modules[owner]
@@ -371,7 +380,8 @@ def _restore(
 
 
 def skip_identity(op: OpNode | None) -> OpNode | None:
-    """``op``, or the first operation after it that is not an Identity or Dropout on a single path."""
+    """``op``, or the first operation after it that is not an Identity or Dropout on a single
+    path."""
     while op is not None and op.op_type in ("Identity", "Dropout"):
         op = op.next_op()
     return op

@@ -1,4 +1,5 @@
-"""Names of operation kinds: ONNX's where ONNX has the operation, else the name of the PyTorch function or class."""
+"""Names of operation kinds: ONNX's where ONNX has the operation, else the name of the PyTorch
+function or class."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from aimet_torch.graph.torch_functions import base_name
 from aimet_torch.nn.modules.channelwise_clip import ChannelwiseClip
 from aimet_torch.nn.modules.custom import FunctionModule
 
-# torch.nn class name -> operation type. Dimension suffixes (1d, 2d, 3d) are stripped before the lookup.
+# torch.nn class name -> operation type. Dimension suffixes (1d, 2d, 3d) are stripped before the
+# lookup.
 _MODULES = {
     "Conv": "Conv", "ConvTranspose": "ConvTranspose", "Linear": "Gemm", "NonDynamicallyQuantizableLinear": "Gemm",
     "Bilinear": "Bilinear", "BatchNorm": "BatchNormalization", "SyncBatchNorm": "BatchNormalization",
@@ -86,15 +88,29 @@ GRID_PRESERVING_OPS = frozenset(
         "ReduceMin", "TopK",
     }
 )  # fmt: skip
-"""Types whose output values are a subset or rearrangement of one input's values (or zero, which every grid holds)."""
+"""Types whose output values are a subset or rearrangement of one input's values (or zero, which
+every grid holds)."""
 
 
-def op_type_of_module(module: nn.Module) -> str:
-    """Operation type of a leaf module; its class name when ONNX has no such operation."""
+def op_type_of_module(
+    module: nn.Module, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+) -> str:
+    """Operation type of a leaf module; its class name when ONNX has no such operation.
+
+    Args:
+        module: A leaf module.
+        args: What it is called with, where that is known: functional operations as modules take
+            everything as arguments.
+        kwargs: Its keyword arguments.
+    """
     if isinstance(module, ChannelwiseClip):
         return "Clip"
     if isinstance(module, FunctionModule):
-        return _type_of_function_module(module)
+        function = getattr(module, "function", None)
+        name = type(module).__name__
+        if function is None:  # a class with arguments of its own
+            return "DepthToSpace" if name.startswith("DepthToSpace") else name
+        return op_type_of_function(base_name(function), args, kwargs or {})
     for cls in type(module).__mro__:
         if cls is not nn.Module and cls.__module__.startswith(("torch.nn.modules", "torch.ao.nn")):
             name = cls.__name__
@@ -115,14 +131,6 @@ def op_type_of_module(module: nn.Module) -> str:
     if (name == "Upsample" and module.mode == "nearest") or name == "UpsamplingNearest":
         return "ResizeNearest"
     return _MODULES.get(name, type(module).__name__)
-
-
-def _type_of_function_module(module: FunctionModule) -> str:
-    function = getattr(module, "function", None)
-    name = type(module).__name__
-    if function is None:  # a class with arguments of its own
-        return {"Cast": "Cast", "DepthToSpaceCRDMode": "DepthToSpace"}.get(name, name)
-    return op_type_of_function(base_name(function), (), {})
 
 
 def _identity_type(module: nn.Module) -> str:

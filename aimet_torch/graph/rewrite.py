@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 def install(graph: ModelGraph) -> None:
-    """Give every operation of ``graph`` on floating tensors a module, and the model the graph's forward."""
+    """Give every operation of ``graph`` on floating tensors a module, and the model the graph's
+    forward."""
     model = graph.model
     for name, tensor in graph.constants.items():
         model.register_buffer(name, tensor, persistent=False)
@@ -38,7 +39,8 @@ def install(graph: ModelGraph) -> None:
         assert op.fx_node is not None
         if op.module is not None:
             if getattr(op.module, "inplace", False) is True:
-                # Later readers of the input were redirected to the output; and a quantizer's output must not change.
+                # Later readers of the input were redirected to the output; and a quantizer's output
+                # must not change.
                 op.module.inplace = False
         elif op.touches_floats or op.function in (runtime.apply_on_copy, runtime.write_through):
             _give_module(model, op)
@@ -117,7 +119,8 @@ _TORCH_DROPOUTS = {
 def _training_flag(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, Any, Any, bool]:
-    """Functions called with ``training=False`` in the trace (eval mode) follow the module's flag from now on."""
+    """Functions called with ``training=False`` in the trace (eval mode) follow the module's flag
+    from now on."""
     if function in _TORCH_DROPOUTS:
         names = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
         names["training"] = names.pop("train", names.get("training"))
@@ -159,7 +162,8 @@ class Signature:
         )
 
     def source(self) -> tuple[str, dict[str, Any]]:
-        """The text between the parentheses of ``def forward(...)``, and the global names it uses."""
+        """The text between the parentheses of ``def forward(...)``, and the global names it
+        uses."""
         parts, names, star = ["self"], {}, False
         for name, kind, default in self.parameters:
             if kind == inspect.Parameter.VAR_POSITIONAL:
@@ -185,7 +189,8 @@ class _Required:
 
 
 def compile_forward(model: nn.Module, graph: fx.Graph, signature: Signature) -> None:
-    """Give ``model`` a class of its own: a subclass of the user's class whose forward runs ``graph``."""
+    """Give ``model`` a class of its own: a subclass of the user's class whose forward runs
+    ``graph``."""
     user_class = getattr(type(model), "_traced_class", type(model))
     object.__setattr__(model, "__class__", _make_class(user_class, graph, signature))
 
@@ -219,7 +224,8 @@ def _make_class(
 
 
 def _reduce(model: Any, protocol: int) -> Any:
-    """Copying and pickling of a rewritten model: the user's class and the graph, then the model's own state."""
+    """Copying and pickling of a rewritten model: the user's class and the graph, then the model's
+    own state."""
     cls = type(model)
     reduced = cls._traced_class.__reduce_ex__(model, max(protocol, 2))
     make_args = tuple(cls._traced_class if a is cls else a for a in reduced[1])
@@ -265,7 +271,8 @@ def unpack_graph(packed: list[tuple[Any, ...]]) -> fx.Graph:
 
 
 def drop_keyword(model: nn.Module, keyword: str) -> None:
-    """Take a keyword argument out of every module call of a rewritten model; other models are left alone."""
+    """Take a keyword argument out of every module call of a rewritten model; other models are left
+    alone."""
     cls: Any = type(model)
     if not hasattr(cls, "_traced_graph"):
         return

@@ -14,7 +14,8 @@ def check_argument(value: Any, expected: Any, name: str) -> None:
     """Refuse a non-tensor argument that differs from the one the graph was traced with.
 
     Raises:
-        ValueError: `value` is not `expected`; the graph holds only what the model does for `expected`.
+        ValueError: `value` is not `expected`; the graph holds only what the model does for
+            `expected`.
     """
     same = (
         value is None if expected is None else type(value) is type(expected) and value == expected
@@ -43,7 +44,8 @@ def check_length(container: Any, expected: int, name: str) -> None:
 
 @has_side_effect
 def check_specialization(value: Any, expected: Any, text: str) -> None:
-    """Refuse input shapes for which the model's Python code would have taken another path than the traced one.
+    """Refuse input shapes for which the model's Python code would have taken another path than the
+    traced one.
 
     Raises:
         ValueError: `value` differs from `expected`.
@@ -74,7 +76,8 @@ def write_through(
     view_args: Sequence[Any],
     view_kwargs: dict[str, Any],
 ) -> torch.Tensor:
-    """The value of `base` after `value` was written into the view `view(base, *view_args, **view_kwargs)[path]` of it."""
+    """The value of `base` after `value` was written into the view `view(base, *view_args,
+    **view_kwargs)[path]` of it."""
     copy = base.clone()
     target = view(copy, *view_args, **view_kwargs)
     for index in path:
@@ -84,5 +87,6 @@ def write_through(
 
 
 def device_of(tensor: torch.Tensor) -> torch.device:
-    """The device that a tensor lives on: traced graphs create new tensors beside their input, wherever it moved."""
+    """The device that a tensor lives on: traced graphs create new tensors beside their input,
+    wherever it moved."""
     return tensor.device

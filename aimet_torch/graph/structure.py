@@ -46,7 +46,8 @@ def rebuild(
     Args:
         value: Nested tuples, lists, dicts, slices, dataclasses.
         function: Called with each leaf; ``with_path``: with (path, tensor), for tensors only.
-        with_path: See ``function``. A path holds indices and keys, ``("attr", name)`` for the field of a dataclass.
+        with_path: See ``function``. A path holds indices and keys, ``("attr", name)`` for the field
+            of a dataclass.
         path: Of ``value`` itself.
 
     Returns:

@@ -1,9 +1,10 @@
 """Numbers that remember how they were computed from tensor shapes.
 
-While a model is traced, ``x.shape[0]`` is a :class:`TracedInt`: a real ``int`` (so that user code, ``isinstance``
-and PyTorch's argument parsers treat it as one) that also knows the expression it came from. Used as the argument of a
-tensor operation, the expression goes into the graph, and the batch size stays free. Used in Python control flow, the
-concrete value decides, and the decision is reported to the tracer as a specialization.
+While a model is traced, ``x.shape[0]`` is a :class:`TracedInt`: a real ``int`` (so that user code,
+``isinstance`` and PyTorch's argument parsers treat it as one) that also knows the expression it
+came from. Used as the argument of a tensor operation, the expression goes into the graph, and the
+batch size stays free. Used in Python control flow, the concrete value decides, and the decision is
+reported to the tracer as a specialization.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class SymbolSink(Protocol):
 
 
 def symbol(sink: SymbolSink, value: Any, function: Callable[..., Any], *args: Any) -> Any:
-    """A traced number of ``value`` = ``function(*args)``; values of other types are returned as they are."""
+    """A traced number of ``value`` = ``function(*args)``; values of other types are returned as
+    they are."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     cls = TracedInt if isinstance(value, int) else TracedFloat
@@ -182,7 +184,8 @@ for _cls in (TracedInt, TracedFloat):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Python functions that turn a symbol into a plain number before we could see it. They are replaced while tracing.
+# Python functions that turn a symbol into a plain number before we could see it. They are replaced
+# while tracing.
 
 _MATH = ("sqrt", "log", "log2", "exp", "pow", "prod")
 
@@ -197,7 +200,8 @@ def _traced_math(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Stand(type):
-    """Metaclass of stand-ins for built-in types: calls are seen, ``isinstance`` and ``==`` work as before."""
+    """Metaclass of stand-ins for built-in types: calls are seen, ``isinstance`` and ``==`` work as
+    before."""
 
     original: type
 
@@ -248,7 +252,8 @@ _STAND_INS = {
 
 @contextlib.contextmanager
 def watched_builtins(modules: Iterable[types.ModuleType]) -> Iterator[None]:
-    """While active, ``int``, ``float``, ``range`` in ``modules`` and ``math.sqrt`` etc. keep or report symbols."""
+    """While active, ``int``, ``float``, ``range`` in ``modules`` and ``math.sqrt`` etc. keep or
+    report symbols."""
     saved_math = {name: getattr(math, name) for name in _MATH}
     placed: list[tuple[dict[str, Any], str]] = []
     try:

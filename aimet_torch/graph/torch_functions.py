@@ -1,4 +1,5 @@
-"""What the functions of PyTorch are to a graph: computation, metadata, sizes, or reads of tensor data."""
+"""What the functions of PyTorch are to a graph: computation, metadata, sizes, or reads of tensor
+data."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ _DATA = frozenset(
     _local_scalar_dense
     """.split()  # noqa: SIM905
 )
-_FORBIDDEN = frozenset("set_ resize_ resize_as_ backward apply_ map_ map2_ share_memory_ rename_".split())  # noqa: SIM905
+_FORBIDDEN = frozenset(
+    "set_ resize_ resize_as_ backward apply_ map_ map2_ share_memory_ rename_".split()
+)  # noqa: SIM905
 # In-place operations whose namesake without the underscore computes the same value.
 _PURE = frozenset(
     """
@@ -55,7 +58,8 @@ _PURE = frozenset(
 
 
 def property_name(func: Callable[..., Any]) -> str | None:
-    """The attribute that ``func`` reads (``Tensor.T.__get__`` -> ``"T"``); None for other functions."""
+    """The attribute that ``func`` reads (``Tensor.T.__get__`` -> ``"T"``); None for other
+    functions."""
     if getattr(func, "__name__", "") == "__get__":
         return str(getattr(getattr(func, "__self__", None), "__name__", "")) or None
     return None
@@ -85,7 +89,12 @@ def classify(func: Callable[..., Any]) -> str:
 
 
 def base_name(func: Callable[..., Any]) -> str:
-    """A short name of an operation: ``add`` for ``torch.add``, ``Tensor.__iadd__``, ``add_``, ...; used in op names."""
+    """A short name of an operation: ``add`` for ``torch.add``, ``Tensor.__iadd__``, ``add_``, ...;
+    used in op names."""
+    if isinstance(func, functools.partial):
+        return base_name(func.args[0]) if func.func is apply_on_copy else "set_view"
+    if isinstance(func, operator.attrgetter):
+        return str(func.__reduce__()[1][0])
     name = property_name(func) or getattr(func, "__name__", None) or type(func).__name__
     if name == "apply" and isinstance(getattr(func, "__self__", None), type):
         return str(func.__self__.__name__)
@@ -105,7 +114,9 @@ def base_name(func: Callable[..., Any]) -> str:
     return str(name).removesuffix(".default").replace(".", "_").strip("_") or "call"
 
 
-_ARITHMETIC = frozenset("add sub mul truediv floordiv pow mod matmul div and or xor lshift rshift".split())  # noqa: SIM905
+_ARITHMETIC = frozenset(
+    "add sub mul truediv floordiv pow mod matmul div and or xor lshift rshift".split()
+)  # noqa: SIM905
 
 
 def out_of_place(
@@ -119,8 +130,8 @@ def out_of_place(
     """The function and arguments that compute the value of ``target`` after ``func`` wrote into it.
 
     Returns:
-        (function, args, kwargs), the arguments as graph nodes; (None, ...) when ``target`` is neither the first argument
-        nor ``out``.
+        (function, args, kwargs), the arguments as graph nodes; (None, ...) when ``target`` is
+        neither the first argument nor ``out``.
     """
     if kwargs.get("out") is target:
         return func, node_args, {k: v for k, v in node_kwargs.items() if k != "out"}
@@ -155,7 +166,8 @@ def _pure_function(func: Any) -> Any:
 
 
 def _fits(pure: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: Tensor) -> bool:
-    """Whether the pure function gives the dtype and shape of the written tensor (broadcasting the other way differs)."""
+    """Whether the pure function gives the dtype and shape of the written tensor (broadcasting the
+    other way differs)."""
     others = leaves((args[1:], kwargs))
     broadcast = torch.broadcast_shapes(
         target.shape, *(t.shape for t in others if t.dim() <= target.dim())
@@ -195,7 +207,8 @@ _DYNAMIC_SHAPES = frozenset(
 
 
 def as_operator(func: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """``Tensor.__radd__`` and its like as functions of module ``operator``, with their arguments in its order."""
+    """``Tensor.__radd__`` and its like as functions of module ``operator``, with their arguments in
+    its order."""
     name = getattr(func, "__name__", "")
     if not (name.startswith("__") and name.endswith("__")):
         return func, args

@@ -1,9 +1,10 @@
 """Recording a running PyTorch model as a graph.
 
-The model runs on the real dummy input, in eval mode, with nothing replaced in its code. A torch function mode sees every
-tensor operation, a wrapper around ``nn.Module.__call__`` every module call; both write ``torch.fx`` nodes. Tensors stay
-tensors, so ``isinstance``, ``assert`` and everything else work as they do without us; sizes are numbers that remember
-their expression (:mod:`aimet_torch.graph.symbols`); what a graph cannot hold raises :class:`Untraceable`, and the
+The model runs on the real dummy input, in eval mode, with nothing replaced in its code. A torch
+function mode sees every tensor operation, a wrapper around ``nn.Module.__call__`` every module
+call; both write ``torch.fx`` nodes. Tensors stay tensors, so ``isinstance``, ``assert`` and
+everything else work as they do without us; sizes are numbers that remember their expression
+(:mod:`aimet_torch.graph.symbols`); what a graph cannot hold raises :class:`Untraceable`, and the
 innermost module of the user around it becomes a boundary: one opaque node.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
@@ -42,7 +44,8 @@ def _forward_of(module: nn.Module) -> Any:
 
 
 def is_leaf_module(module: nn.Module) -> bool:
-    """Whether a module stays one operation: a torch.nn class with a kernel of its own, or a scripted module.
+    """Whether a module stays one operation: a torch.nn class with a kernel of its own, or a
+    scripted module.
 
     A user's subclass of such a class is a leaf as long as it does not override ``forward``.
     """
@@ -59,7 +62,8 @@ def is_leaf_module(module: nn.Module) -> bool:
 
 
 class Recorder(GraphWriter, TorchFunctionMode):
-    """One attempt to trace ``model``; ``boundaries`` are the modules found untraceable in earlier attempts."""
+    """One attempt to trace ``model``; ``boundaries`` are the modules found untraceable in earlier
+    attempts."""
 
     def __init__(
         self, model: nn.Module, boundaries: dict[str, str], tensor_names: dict[int, str]
@@ -88,13 +92,16 @@ class Recorder(GraphWriter, TorchFunctionMode):
             return self.call_module(module, args, kwargs)
 
         def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            if cls is torch.utils.checkpoint.CheckpointFunction and self.active:
+                return args[0](*args[2:])  # the checkpointed function
             function = types.MethodType(original_apply, cls)
             if not self.active:
                 return function(*args, **kwargs)
             with torch._C.DisableTorchFunction():
                 return self._compute(function, args, kwargs)
 
-        # nn.TransformerEncoder compares a mask with the causal one to choose a kernel; any mask works without.
+        # nn.TransformerEncoder compares a mask with the causal one to choose a kernel; any mask
+        # works without.
         transformer: Any = torch.nn.modules.transformer
         detect = transformer._detect_is_causal_mask
         original_apply = torch.autograd.Function.__dict__["apply"].__func__
@@ -141,7 +148,8 @@ class Recorder(GraphWriter, TorchFunctionMode):
         before = len(self.graph.nodes)
         self.stack.append(path)
         try:
-            # The model's own hooks run around the rewritten forward as well: they are no part of the graph.
+            # The model's own hooks run around the rewritten forward as well: they are no part of
+            # the graph.
             result = (
                 _MODULE_CALL(module, *args, **kwargs) if path else module.forward(*args, **kwargs)
             )
@@ -235,7 +243,8 @@ class Recorder(GraphWriter, TorchFunctionMode):
     def _linear_module(
         self, x: Tensor, weight: Tensor, bias: Tensor | None = None
     ) -> nn.Module | None:
-        """The nn.Linear whose parameters a functional call uses: then it is a call of that module."""
+        """The nn.Linear whose parameters a functional call uses: then it is a call of that
+        module."""
         module = self.linears.get(id(weight))
         return module if module is not None and module.bias is bias else None
 
@@ -265,7 +274,8 @@ class Recorder(GraphWriter, TorchFunctionMode):
                     lambda *a, **k: result, args, kwargs, torch_functions.base_name(func)
                 )
             return result
-        node_kwargs = self._free_device(func, node_kwargs)
+        node_args = tuple(map(self._free_device, args, node_args))
+        node_kwargs = {k: self._free_device(kwargs[k], v) for k, v in node_kwargs.items()}
         if torch_functions.base_name(func) == "unbind" and not self.values.is_persistent(args[0]):
             dim = concrete(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % args[0].dim()
             with self._pause():
@@ -315,12 +325,11 @@ class Recorder(GraphWriter, TorchFunctionMode):
         self.values.write(target, node)
         return result
 
-    def _free_device(self, func: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        device = kwargs.get("device")
-        if device is None or self.device_source is None or torch.device(device) != self.device:
-            return kwargs
-        node = self.graph.call_function(runtime.device_of, (self.device_source,))
-        return {**kwargs, "device": node}
+    def _free_device(self, value: Any, node_value: Any) -> Any:
+        """Devices that user code took from tensors follow the model's input from now on."""
+        if isinstance(value, torch.device) and value == self.device and self.device_source:
+            return self.graph.call_function(runtime.device_of, (self.device_source,))
+        return node_value
 
     # ------------------------------------------------------------------------------------------------ sizes and data
 
@@ -356,7 +365,8 @@ class Recorder(GraphWriter, TorchFunctionMode):
 
 
 def _eager() -> contextlib.AbstractContextManager[Any]:
-    """Functions compiled by torch.compile run their own code; without any, its long import is spared."""
+    """Functions compiled by torch.compile run their own code; without any, its long import is
+    spared."""
     if "torch._dynamo" in sys.modules:
         return torch.compiler.set_stance("force_eager")
     return contextlib.nullcontext()

@@ -1,7 +1,8 @@
 """Which graph node holds the present value of each tensor of a running model.
 
-User code may write into tensors. A graph whose nodes are values cannot: a write makes a new node, and every tensor that
-shares memory with the written one gets a new node too, as soon as it is used again.
+User code may write into tensors. A graph whose nodes are values cannot: a write makes a new node,
+and every tensor that shares memory with the written one gets a new node too, as soon as it is used
+again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from aimet_torch.graph import runtime
 
 
 class Untraceable(BaseException):
-    """The model does something that a graph cannot hold. Not an ``Exception``: user code must not swallow it."""
+    """The model does something that a graph cannot hold. Not an ``Exception``: user code must not
+    swallow it."""
 
     def __init__(self, reason: str, path: str | None = None) -> None:
         super().__init__(reason)

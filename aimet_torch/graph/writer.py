@@ -111,11 +111,12 @@ class GraphWriter:
             return self._tensor_node(value)
         if is_symbol(value):
             return self._symbol_node(value)
-        if isinstance(value, _LITERALS) or (callable(value) and not isinstance(value, nn.Module)):
+        if isinstance(value, _LITERALS):
             return value
         if is_namedtuple(value):
             items = tuple(self.lower(v) for v in value)
-            # A class with its own constructor (PackedSequence) cannot hold nodes: build it when the graph runs.
+            # A class with its own constructor (PackedSequence) cannot hold nodes: build it when the
+            # graph runs.
             own = type(value).__bases__ != (tuple,)
             return self.graph.call_function(type(value), items) if own else type(value)(*items)
         if isinstance(value, (tuple, list)):
@@ -144,7 +145,7 @@ class GraphWriter:
         if node is None:
             name = self.tensor_names.get(id(tensor))
             if name is None:
-                name = f"_tensor_constant{len(self.constants)}"
+                name = self._free_name()
                 self.constants[name] = tensor
                 self.constant_owners.append(self.owner)
                 self._note(
@@ -157,6 +158,12 @@ class GraphWriter:
             node.meta["varies"] = isinstance(tensor, nn.Parameter)
             self.values.define(tensor, node, persistent=True)
         return node
+
+    def _free_name(self) -> str:
+        count = len(self.constants)
+        while hasattr(self.model, f"_tensor_constant{count}"):
+            count += 1
+        return f"_tensor_constant{count}"
 
     def attribute(self, name: str) -> fx.Node:
         """The node that reads a tensor of the model."""
@@ -245,7 +252,9 @@ class GraphWriter:
 
 def _is_finite(tensor: Tensor) -> bool:
     with torch._C.DisableTorchFunction():
-        return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+        if tensor.device.type == "meta" or not tensor.is_floating_point():
+            return True
+        return bool(torch.isfinite(tensor).all())
 
 
 def user_location() -> str:

@@ -21,9 +21,11 @@ class Fixture:
 
     Attributes:
         build: Makes the model.
-        inputs: Batch size -> what ``trace`` takes as dummy input: a tensor, a tuple of arguments or a dict.
+        inputs: Batch size -> what ``trace`` takes as dummy input: a tensor, a tuple of arguments or
+            a dict.
         boundaries: Names of the modules that cannot be traced into.
-        exact: Whether the rewritten model's output is bit-equal (attention and SiLU are decomposed: it is not).
+        exact: Whether the rewritten model's output is bit-equal (attention and SiLU are decomposed:
+            it is not).
         any_batch: Whether the rewritten model takes other batch sizes than the traced one.
     """
 
@@ -148,7 +150,8 @@ class _Stage(nn.Sequential):
 
 @fixture(image)
 class Nested(nn.Module):
-    """Blocks in Sequential, in a subclass of it, in a ModuleList and in a ModuleDict; names that contain each other."""
+    """Blocks in Sequential, in a subclass of it, in a ModuleList and in a ModuleDict; names that
+    contain each other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +240,8 @@ class DataclassOutput(nn.Module):
 
 @fixture(lambda b: (tokens(b), torch.ones(b, 5, dtype=torch.bool)))
 class TokenModel(nn.Module):
-    """Integer inputs: embeddings, positions from ``arange``, a boolean mask, a buffer read by code."""
+    """Integer inputs: embeddings, positions from ``arange``, a boolean mask, a buffer read by
+    code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -317,7 +321,8 @@ class DataDependentPart(nn.Module):
 
 @fixture(image)
 class InPlace(nn.Module):
-    """In-place functions, methods, operators, item assignment, a write through a view, and the old value used later."""
+    """In-place functions, methods, operators, item assignment, a write through a view, and the old
+    value used later."""
 
     def __init__(self) -> None:
         super().__init__()

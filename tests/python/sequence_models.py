@@ -1,4 +1,5 @@
-"""More fixture models (see ``models.py``): attention, recurrence, and things that only some programs do."""
+"""More fixture models (see ``models.py``): attention, recurrence, and things that only some
+programs do."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ class CrossAttention(nn.Module):
 
 @fixture(lambda b: rows(b, 6, 8), exact=False)
 class FusedAttention(nn.Module):
-    """scaled_dot_product_attention with no mask, causal, boolean and additive masks, grouped heads."""
+    """scaled_dot_product_attention with no mask, causal, boolean and additive masks, grouped
+    heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +144,8 @@ class _Double(torch.autograd.Function):
 
 @fixture(image)
 class Outsiders(nn.Module):
-    """A custom autograd function, a scripted function and module, a module made in forward, einsum."""
+    """A custom autograd function, a scripted function and module, a module made in forward,
+    einsum."""
 
     def __init__(self) -> None:
         super().__init__()

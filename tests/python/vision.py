@@ -1,4 +1,5 @@
-"""torchvision for tests: also where its C++ operators do not load (a wheel for another build of torch)."""
+"""torchvision for tests: also where its C++ operators do not load (a wheel for another build of
+torch)."""
 
 from __future__ import annotations
 

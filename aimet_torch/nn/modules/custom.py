@@ -1,8 +1,8 @@
 """Elementwise and other functional operations as modules (AIMET's names).
 
-Every class is a :class:`FunctionModule`: its ``forward`` passes all arguments to one function and it has no state, so it
-can stand for the function anywhere in a network. The classes without arguments of their own come from one table;
-:class:`FunctionCall` stands for any other function.
+Every class is a :class:`FunctionModule`: its ``forward`` passes all arguments to one function and
+it has no state, so it can stand for the function anywhere in a network. The classes without
+arguments of their own come from one table; :class:`FunctionCall` stands for any other function.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def _strided_slice(x: Tensor, *slices: Any) -> Tensor:
 
 
 def _gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0) -> Tensor:
-    """ONNX GatherND: the last axis of ``indices`` indexes the axes of ``x`` after the first ``batch_dims``."""
+    """ONNX GatherND: the last axis of ``indices`` indexes the axes of ``x`` after the first
+    ``batch_dims``."""
     batch = x.shape[:batch_dims]
     grid = (
         torch.meshgrid(*(torch.arange(n, device=x.device) for n in batch), indexing="ij")
@@ -233,7 +234,8 @@ def module_for_function(function: Callable[..., Any]) -> FunctionModule:
         function: Any callable; ``torch.cat`` gives ``Concat()`` with its default axis.
 
     Returns:
-        An instance of the class of this file that takes the same arguments, else ``FunctionCall(function)``.
+        An instance of the class of this file that takes the same arguments, else
+        ``FunctionCall(function)``.
     """
     try:
         cls = _CLASS_OF_FUNCTION.get(function)

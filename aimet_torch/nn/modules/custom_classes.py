@@ -114,7 +114,8 @@ class OneHot(FunctionModule):
 
 
 class CustomGather(FunctionModule):
-    """ONNX Gather: whole slices of ``x`` along an axis, an output of rank ``x.dim() + indices.dim() - 1``."""
+    """ONNX Gather: whole slices of ``x`` along an axis, an output of rank ``x.dim() + indices.dim()
+    - 1``."""
 
     def forward(self, x: Tensor, indices: Tensor, axis: int = 0) -> Tensor:  # type: ignore[override]
         """Slices of ``x`` at integer ``indices``; negative indices count from the end."""
@@ -152,7 +153,8 @@ class NullRequant(FunctionModule):
 
 
 class HadamardRotation(FunctionModule):
-    """Multiplication of the last axis by the orthonormal Hadamard matrix (Sylvester's construction).
+    """Multiplication of the last axis by the orthonormal Hadamard matrix (Sylvester's
+    construction).
 
     Args:
         size: Length of the last axis, a power of two.
@@ -192,7 +194,8 @@ class RotaryEmbedding(FunctionModule):
     def forward(  # type: ignore[override]
         self, x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor | None = None
     ) -> Tensor:
-        """(batch, heads, length, width); ``cos`` and ``sin``: (positions or batch, length, width / 2)."""
+        """(batch, heads, length, width); ``cos`` and ``sin``: (positions or batch, length, width /
+        2)."""
         if position_ids is not None:
             cos, sin = cos[position_ids], sin[position_ids]
         if cos.dim() == 3:

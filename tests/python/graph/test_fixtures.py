@@ -1,4 +1,5 @@
-"""Every fixture model: traced, left untouched, rewritten, run, copied, pickled, compiled, exported."""
+"""Every fixture model: traced, left untouched, rewritten, run, copied, pickled, compiled,
+exported."""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ def test_rewritten_model_computes_the_same(name):
 
 
 class _Watch(TorchFunctionMode):
-    """Lists functions with floating results that run outside of the modules of the graph's operations."""
+    """Lists functions with floating results that run outside of the modules of the graph's
+    operations."""
 
     def __init__(self, graph: ModelGraph) -> None:
         super().__init__()
@@ -217,7 +219,8 @@ def test_training_reaches_every_parameter(name):
         network.zero_grad(set_to_none=True)
         return names
 
-    # Autograd refuses the unchanged InPlace (it overwrites what it needs); as a graph of values it trains.
+    # Autograd refuses the unchanged InPlace (it overwrites what it needs); as a graph of values it
+    # trains.
     everything = {n for n, _ in model.named_parameters()}
     assert trained(model) == (everything if name == "InPlace" else trained(reference)) != set()
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from aimet_torch.graph import GRID_PRESERVING_OPS, skip_identity, trace
+from aimet_torch.graph.structure import leaves
 from tests.python.models import FIXTURES, image, rows
 
 
@@ -379,3 +381,47 @@ def test_grid_preserving_types_are_types_of_the_graph():
         not {"Conv", "Gemm", "Add", "AveragePool", "Softmax", "Resize", "Concat"}
         & GRID_PRESERVING_OPS
     )
+
+
+@pytest.mark.parametrize("name", sorted(FIXTURES))
+def test_a_rewritten_model_can_be_traced_again(name):
+    graph = graph_of(name)
+    model = graph.to_module()
+    again = trace(model, FIXTURES[name].inputs(2))
+    assert [(op.name, op.op_type) for op in again.ops] == [(op.name, op.op_type) for op in graph.ops]
+    with torch.no_grad():
+        expected = leaves(FIXTURES[name].call(model, 2))
+        for a, b in zip(leaves(FIXTURES[name].call(again.to_module(), 2)), expected, strict=True):
+            torch.testing.assert_close(a, b if name != "Stateful" else b - 1)
+
+
+def test_checkpointed_parts_are_traced_into():
+    def forward(self, x):
+        return checkpoint(self.conv, x, use_reentrant=True) + checkpoint(lambda y: y * 2, x, use_reentrant=False)
+
+    graph = trace(module(forward, conv=nn.Conv2d(3, 3, 1)), image(1))
+    assert types(graph) == ["Conv", "Mul", "Add"]
+
+
+def test_autograd_functions_keep_their_backward():
+    model = FIXTURES["Outsiders"].build()
+    graph = trace(model, image(2))
+    assert graph.ops[1].op_type == "_Double"
+    assert graph.to_module().get_submodule(graph.ops[1].name).function.__self__.__name__ == "_Double"
+
+
+def test_tracing_inside_inference_mode():
+    with torch.inference_mode():
+        graph = trace(FIXTURES["InPlace"].build(), image(2))
+    assert graph.boundaries == []
+
+
+def test_functions_as_arguments_are_a_boundary():
+    class Apply(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, function):
+            return function(x)
+
+    part = module(lambda self, x: Apply.apply(x, torch.sin))
+    graph = trace(module(lambda self, x: self.part(x), part=part), image(1))
+    assert [b.name for b in graph.boundaries] == ["part"]
