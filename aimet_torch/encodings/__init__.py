@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aimet_torch.ops.encodings import read_encodings, write_encodings
+from aimet_torch.ops.encodings import parse_encodings, read_encodings, write_encodings
 
-__all__ = ["read", "write"]
+__all__ = ["parse", "read", "write"]
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -64,6 +64,26 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return document
 
 
+def parse(content: Mapping[str, Any] | str, source: str = "encodings") -> dict[str, Any]:
+    """Read the content of an encodings file, given as text or as what ``json`` makes of it.
+
+    Args:
+        content: In the form of a file of any version that :func:`read` takes.
+        source: Names the content in errors.
+
+    Returns:
+        As :func:`read`.
+
+    Raises:
+        TypeError: ``content`` holds something that JSON cannot express.
+        ValueError: It is malformed; the message has source, JSON path and reason.
+        NotImplementedError: Its version, or a kind of encoding in it, is not supported.
+    """
+    text = content if isinstance(content, str) else _to_json(content, source)
+    document: dict[str, Any] = json.loads(parse_encodings(text, source))
+    return document
+
+
 def write(
     path: str | os.PathLike[str], document: Mapping[str, Any], version: str | None = "1.0.0"
 ) -> None:
@@ -94,14 +114,16 @@ def write(
     >>> read(path)["activation_encodings"]
     [{'name': 'x', 'dtype': 'float', 'bitwidth': 16}]
     """
+    text = _to_json(document, "write_encodings: encodings document")
+    write_encodings(path, text, "" if version is None else version)
+
+
+def _to_json(document: Mapping[str, Any], source: str) -> str:
     try:
-        text = json.dumps(dict(document), allow_nan=False)
+        return json.dumps(dict(document), allow_nan=False)
     except ValueError as error:
         # NaN is what an uninitialised quantizer holds: say where.
-        raise ValueError(
-            f"write_encodings: encodings document: {_path_of_non_finite(document)}: {error}"
-        ) from error
-    write_encodings(path, text, "" if version is None else version)
+        raise ValueError(f"{source}: {_path_of_non_finite(document)}: {error}") from error
 
 
 def _path_of_non_finite(value: object, path: str = "$") -> str | None:

@@ -31,6 +31,23 @@ def read_encodings(path: str | os.PathLike[str]) -> str:
         raise _os_error(error, filename) from error
 
 
+def parse_encodings(text: str, source: str) -> str:
+    """Read the text of an encodings file.
+
+    Args:
+        text: What such a file holds.
+        source: Names the text in errors.
+
+    Returns:
+        As :func:`read_encodings`.
+
+    Raises:
+        ValueError: It is malformed; the message has the JSON path and the reason.
+        NotImplementedError: Its version, or a kind of encoding in it, is not supported.
+    """
+    return torch.ops.aimet.parse_encodings(text, source)
+
+
 def write_encodings(path: str | os.PathLike[str], document: str, version: str) -> None:
     """Write an encodings file: the old file stays untouched until the new one is complete.
 

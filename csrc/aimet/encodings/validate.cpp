@@ -177,7 +177,7 @@ bool is_valid_scale(double scale) {
 }
 
 std::string find_inconsistency(const TensorEncoding& encoding) {
-  if (encoding.name.empty()) {
+  if (encoding.name.empty() && !encoding.slot) {  // the model itself is the module ""
     return "`name` must not be empty";
   }
   if (encoding.slot && encoding.slot->index < 0) {

@@ -9,6 +9,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 namespace aimet::encodings {
@@ -142,7 +143,8 @@ TensorEncoding read_entries(const std::vector<JsonView>& entries, std::string na
 }
 
 // `view` is a list of entries, or a single entry as in the layout by modules.
-TensorEncoding read_tensor(const JsonView& view, const std::string& name, bool is_dtype_required) {
+TensorEncoding read_tensor(const JsonView& view, const std::string& name, bool is_dtype_required,
+                           const std::optional<ModuleSlot>& slot = std::nullopt) {
   std::vector<JsonView> entries;
   if (view.is_object()) {
     entries.push_back(view);
@@ -153,6 +155,7 @@ TensorEncoding read_tensor(const JsonView& view, const std::string& name, bool i
     view.fail("must hold at least one encoding");
   }
   TensorEncoding encoding = read_entries(entries, name, is_dtype_required);
+  encoding.slot = slot;
   expect_consistent(encoding, view);
   return encoding;
 }
@@ -171,9 +174,7 @@ void read_module(const JsonView& module, const std::string& name, bool is_dtype_
           slot.index < 0) {
         view.fail("the key of a module's input or output must be its index, such as \"0\"");
       }
-      TensorEncoding encoding = read_tensor(view, name, is_dtype_required);
-      encoding.slot = slot;
-      document.activation_encodings.push_back(std::move(encoding));
+      document.activation_encodings.push_back(read_tensor(view, name, is_dtype_required, slot));
     });
   });
 }
@@ -246,13 +247,10 @@ Json write_activations(const EncodingsDocument& document, const std::string& sou
       append_member(section, encoding.name, std::move(entries));
       continue;
     }
-    if (entries.size() > 1) {
-      throw UnsupportedError(source, section_path(kSection, encoding),
-                             "the layout by modules holds one encoding per activation");
-    }
     const bool is_input = encoding.slot->kind == ModuleSlot::Kind::kInput;
     section[encoding.name][std::string(is_input ? kInput : kOutput)]
-           [std::to_string(encoding.slot->index)] = std::move(entries.front());
+           [std::to_string(encoding.slot->index)] =
+               entries.size() == 1 ? std::move(entries.front()) : std::move(entries);
   }
   return section;
 }

@@ -221,6 +221,15 @@ Json write_section(const std::vector<TensorEncoding>& encodings, std::string_vie
 }  // namespace
 
 void read_1_0_0(const JsonView& root, EncodingsDocument& document) {
+  // AIMET 2.x stamps its `_torch.encodings`, entries of 0.6.1, with the version of the file beside
+  // it.
+  for (const char* section : {"activation_encodings", "param_encodings"}) {
+    const auto encodings = root.find(section);
+    if (encodings && encodings->is_object()) {
+      read_0_6_1(root, document);
+      return;
+    }
+  }
   root.expect_keys({"version", "producer", "activation_encodings", "param_encodings",
                     "excluded_layers", "quantizer_args"});
   document.activation_encodings =

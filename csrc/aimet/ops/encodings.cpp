@@ -1,6 +1,6 @@
-// read_encodings and write_encodings: the encodings library as operators, so that Python reaches it
-// without a second binding. Documents pass as JSON text (csrc/aimet/encodings/neutral.cpp has its
-// form).
+// read_encodings, parse_encodings and write_encodings: the encodings library as operators, so that
+// Python reaches it without a second binding. Documents pass as JSON text
+// (csrc/aimet/encodings/neutral.cpp has its form).
 #include "aimet/encodings/encodings.h"
 
 #include <c10/util/Exception.h>
@@ -32,6 +32,12 @@ std::string read_encodings(std::string path) {
                           [&] { return encodings::to_neutral_json(encodings::read_file(path)); });
 }
 
+std::string parse_encodings(std::string text, std::string source) {
+  return translate_errors("parse_encodings", [&] {
+    return encodings::to_neutral_json(encodings::parse(text, source));
+  });
+}
+
 void write_encodings(std::string path, std::string document, std::string version) {
   translate_errors("write_encodings", [&] {
     encodings::write_file(path, encodings::from_neutral_json(document), version);
@@ -43,5 +49,6 @@ void write_encodings(std::string path, std::string document, std::string version
 
 TORCH_LIBRARY_IMPL(aimet, CompositeExplicitAutograd, m) {
   m.impl("read_encodings", &aimet::read_encodings);
+  m.impl("parse_encodings", &aimet::parse_encodings);
   m.impl("write_encodings", &aimet::write_encodings);
 }

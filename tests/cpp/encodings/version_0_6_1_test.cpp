@@ -99,6 +99,24 @@ TEST(Version061, ReadsTheLayoutByModules) {
   EXPECT_EQ(parse(serialize(document, ""), "again"), document);
 }
 
+// AIMET 2.x writes the layout by modules with the version of the file beside it.
+TEST(Version061, ReadsTheLayoutByModulesUnderALaterVersion) {
+  EncodingsDocument expected = parse(kFileTorch, "file");
+  expected.version = "1.0.0";
+  const std::string text = R"({"version": "1.0.0",)" + kFileTorch.substr(1);
+  EXPECT_EQ(parse(text, "file"), expected);
+}
+
+TEST(Version061, KeepsSlotsOfTheModelItselfAndWithSeveralEntries) {
+  EncodingsDocument document = parse(kFileTorch, "file");
+  TensorEncoding& encoding = document.activation_encodings[2];
+  encoding.name = "";
+  encoding.scale = {0.25, 0.5};
+  encoding.offset = {0, 0};
+  encoding.shape = {2};
+  EXPECT_EQ(parse(serialize(document, ""), "again"), document);
+}
+
 TEST(Version061, RejectsModuleSlotsThatAreNoIndex) {
   for (const char* key : {"-1", "01", "a", "", "99999999999999999999"}) {
     const std::string text = R"({"activation_encodings": {"m": {"input": {")" + std::string(key) +

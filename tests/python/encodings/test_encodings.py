@@ -146,6 +146,27 @@ def test_lpbq_is_read_back(tmp_path: Path) -> None:
         encodings.write(path, {**DOCUMENT, "param_encodings": [lpbq]}, "0.6.1")
 
 
+@pytest.mark.parametrize("version", ["0.6.1", "1.0.0"])
+def test_content_is_parsed_like_its_file(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "model.encodings"
+    encodings.write(path, DOCUMENT, version)
+    text = path.read_text()
+    assert encodings.parse(text) == encodings.read(path)
+    assert encodings.parse(json.loads(text)) == encodings.read(path)
+
+
+def test_malformed_content_names_its_source() -> None:
+    with pytest.raises(
+        ValueError, match=r"parse_encodings: given: \$: must be an object"
+    ):
+        encodings.parse("[]", "given")
+    bad = {"param_encodings": {"w": [{"bitwidth": 8, "scale": float("nan")}]}}
+    with pytest.raises(
+        ValueError, match=r"given: \$\.param_encodings\.w\[0\]\.scale: Out"
+    ):
+        encodings.parse(bad, "given")
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     st.lists(st.floats(min_value=2.0**-149, max_value=2.0**127, width=32), min_size=1, max_size=20)
