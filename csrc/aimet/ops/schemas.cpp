@@ -87,5 +87,6 @@ TORCH_LIBRARY(aimet, m) {
 
   // --- encodings/encodings.h: encodings files as JSON text ---
   m.def("read_encodings(str path) -> str", {at::Tag::pt2_compliant_tag});
+  m.def("parse_encodings(str text, str source) -> str", {at::Tag::pt2_compliant_tag});
   m.def("write_encodings(str path, str document, str version) -> ()", {at::Tag::pt2_compliant_tag});
 }
