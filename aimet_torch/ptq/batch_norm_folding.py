@@ -112,6 +112,10 @@ def fold_traced(graph: ModelGraph) -> FoldedBatchNorms:
                 result.standalone[uses.name(_norm_of(op))] = reason
             else:
                 result.unchanged[op.name] = obstacle
+    for boundary in graph.boundaries:
+        for op in boundary.ops:
+            if isinstance(op.module, _BatchNorm):
+                result.unchanged[op.name] = f"`{boundary.name}` cannot be traced: {boundary.reason}"
     return result
 
 

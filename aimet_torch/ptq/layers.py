@@ -120,6 +120,8 @@ class ModuleUses:
             return f"it is called {self.call_count(module)} times"
         if "weight" not in module._parameters:
             return "its weight is computed (a parametrization)"
+        if module._parameters["weight"] is not None and module._parameters["weight"].numel() == 0:
+            return "its weight has no elements"
         return self.sharing(module)
 
     def sharing(self, module: nn.Module) -> str | None:

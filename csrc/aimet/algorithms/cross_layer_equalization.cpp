@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/maximum.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -18,16 +19,27 @@ namespace {
 
 constexpr const char* kOp = "equalize_cross_layers_";
 
-// Ranges of one layer under the scales found so far. The weight is read once; what a scale of the
-// other side does not change is kept, so that most layers cost a sweep nothing but a division.
+// Largest |value| over `dims`, float64: every later product stays finite. NaN is carried along. Not
+// abs().amax(), which would copy the weight.
+at::Tensor largest_magnitude(const at::Tensor& values, at::IntArrayRef dims, bool keepdim) {
+  return at::maximum(values.amax(dims, keepdim), values.amin(dims, keepdim).neg()).to(at::kDouble);
+}
+
+// Ranges of one layer under the scales found so far. What a scale of the other side does not change
+// is kept, so that a layer whose inputs or outputs alone are in a chain costs a sweep nothing but a
+// division; only a layer in two chains keeps a number for each pair of channels.
 class LayerRanges {
  public:
-  LayerRanges(const Layer& layer, int64_t input_channels)
-      : layer_(layer),
-        // (groups, out, in, 1); amax carries NaN along, and float64 keeps every later product
-        // finite.
-        magnitudes_(
-            grouped_weight(layer, input_channels).abs().amax(3, /*keepdim=*/true).to(at::kDouble)) {
+  LayerRanges(const Layer& layer, int64_t input_channels, bool scales_inputs, bool scales_outputs)
+      : layer_(layer) {
+    const at::Tensor weight = grouped_weight(layer, input_channels);  // (groups, out, in, kernel)
+    if (scales_inputs && scales_outputs) {
+      magnitudes_ = largest_magnitude(weight, {3}, /*keepdim=*/true);  // (groups, out, in, 1)
+    } else if (scales_inputs) {
+      largest_of_inputs_ = largest_magnitude(weight, {1, 3}, /*keepdim=*/false).flatten();
+    } else if (scales_outputs) {
+      largest_of_outputs_ = largest_magnitude(weight, {2, 3}, /*keepdim=*/false).flatten();
+    }
   }
 
   at::Tensor output_ranges() {
@@ -51,12 +63,12 @@ class LayerRanges {
 
   void divide_outputs_by(const at::Tensor& scale) {
     output_scale_ = scale;
-    largest_of_inputs_.reset();
+    if (magnitudes_.defined()) largest_of_inputs_.reset();
   }
 
   void multiply_inputs_by(const at::Tensor& scale) {
     input_scale_ = scale;
-    largest_of_outputs_.reset();
+    if (magnitudes_.defined()) largest_of_outputs_.reset();
   }
 
   void apply_scales(int64_t input_channels) const {
@@ -88,10 +100,16 @@ bool is_depthwise(const Layer& layer) {
   return layer.groups == input_channel_count(layer) && layer.groups == output_channel_count(layer);
 }
 
-// Checks one chain and notes in `input_channels` how many channels each of its layers is fed with.
-void check_chain(const std::vector<Layer>& layers, const std::vector<int64_t>& chain,
-                 int64_t chain_index, std::vector<int64_t>& input_channels,
-                 std::vector<bool>& outputs_taken, std::vector<bool>& inputs_taken) {
+// What the chains make of each layer.
+struct Roles {
+  std::vector<int64_t> input_channels;  // what it is fed with
+  std::vector<bool> scales_inputs;
+  std::vector<bool> scales_outputs;
+};
+
+// Checks one chain and notes the roles of its layers.
+void add_chain(const std::vector<Layer>& layers, const std::vector<int64_t>& chain,
+               int64_t chain_index, Roles& roles) {
   TORCH_CHECK_VALUE(chain.size() >= 2, kOp, ": a chain must have at least 2 layers, chain ",
                     chain_index, " has ", chain.size());
   for (size_t position = 0; position < chain.size(); ++position) {
@@ -108,56 +126,52 @@ void check_chain(const std::vector<Layer>& layers, const std::vector<int64_t>& c
                       output_channel_count(layer),
                       " outputs; end the chain there and begin another");
     if (!is_first) {
-      TORCH_CHECK_VALUE(!inputs_taken[index], kOp, ": the inputs of layer ", index,
+      TORCH_CHECK_VALUE(!roles.scales_inputs[index], kOp, ": the inputs of layer ", index,
                         " are in two chains");
-      inputs_taken[index] = true;
+      roles.scales_inputs[index] = true;
       const int64_t channels = count(output_channel_count(layers[chain[position - 1]]));
       const int64_t inputs = count(input_channel_count(layer));
-      const bool is_flattened = layer.weight.dim() == 2 && channels > 0 && inputs % channels == 0;
+      const bool is_flattened = layer.weight.dim() == 2 && inputs % channels == 0;
       TORCH_CHECK_VALUE(inputs == channels || is_flattened, kOp, ": layer ", index, " of chain ",
                         chain_index, " has ", inputs,
                         " input channels, but the layer before it has ", channels,
                         " output channels");
-      input_channels[index] = channels;
+      roles.input_channels[index] = channels;
     }
     if (!is_last) {
-      TORCH_CHECK_VALUE(!outputs_taken[index], kOp, ": the outputs of layer ", index,
+      TORCH_CHECK_VALUE(!roles.scales_outputs[index], kOp, ": the outputs of layer ", index,
                         " are in two chains");
-      outputs_taken[index] = true;
+      roles.scales_outputs[index] = true;
     }
   }
 }
 
-// The channels each layer is fed with, after every check.
-std::vector<int64_t> checked_input_channels(const std::vector<Layer>& layers,
-                                            const std::vector<std::vector<int64_t>>& chains,
-                                            const EqualizationOptions& options) {
+Roles checked_roles(const std::vector<Layer>& layers,
+                    const std::vector<std::vector<int64_t>>& chains,
+                    const EqualizationOptions& options) {
   TORCH_CHECK_VALUE(options.max_sweeps >= 1, kOp, ": `max_sweeps` must be positive, got ",
                     options.max_sweeps);
   TORCH_CHECK_VALUE(options.tolerance >= 0, kOp, ": `tolerance` must not be negative, got ",
                     options.tolerance);
   TORCH_CHECK_VALUE(options.max_scale >= 1 && std::isfinite(options.max_scale), kOp,
                     ": `max_scale` must be at least 1 and finite, got ", options.max_scale);
-  std::vector<int64_t> input_channels;
+  Roles roles{{}, std::vector<bool>(layers.size()), std::vector<bool>(layers.size())};
   std::unordered_set<const void*> addresses;
   for (size_t index = 0; index < layers.size(); ++index) {
     const Layer& layer = layers[index];
     check_layer(kOp, "weights[" + std::to_string(index) + "]", layer);
-    TORCH_CHECK_NOT_IMPLEMENTED(
-        !layer.weight.is_meta(), kOp,
-        ": the number of sweeps depends on the weights, so meta tensors cannot be equalized");
-    TORCH_CHECK_VALUE(
-        layer.weight.numel() == 0 || addresses.insert(layer.weight.const_data_ptr()).second, kOp,
-        ": weights[", index, "] is also the weight of an earlier layer; leave shared weights out");
-    input_channels.push_back(count(input_channel_count(layer)));
+    TORCH_CHECK_NOT_IMPLEMENTED(!layer.weight.is_meta(), kOp,
+                                ": the number of sweeps depends on the weights, so meta tensors "
+                                "cannot be equalized");
+    TORCH_CHECK_VALUE(layer.weight.numel() > 0, kOp, ": weights[", index, "] has no elements");
+    TORCH_CHECK_VALUE(addresses.insert(layer.weight.const_data_ptr()).second, kOp, ": weights[",
+                      index, "] is also the weight of an earlier layer; leave shared weights out");
+    roles.input_channels.push_back(count(input_channel_count(layer)));
   }
-  std::vector<bool> outputs_taken(layers.size());
-  std::vector<bool> inputs_taken(layers.size());
   for (size_t index = 0; index < chains.size(); ++index) {
-    check_chain(layers, chains[index], static_cast<int64_t>(index), input_channels, outputs_taken,
-                inputs_taken);
+    add_chain(layers, chains[index], static_cast<int64_t>(index), roles);
   }
-  return input_channels;
+  return roles;
 }
 
 // One chain, one sweep: moves log_scales (layers - 1, channels) and returns the largest move.
@@ -166,7 +180,6 @@ std::vector<int64_t> checked_input_channels(const std::vector<Layer>& layers,
 double equalize_chain(std::vector<LayerRanges>& ranges, const std::vector<int64_t>& chain,
                       double max_log_scale, at::Tensor& log_scales) {
   const int64_t link_count = static_cast<int64_t>(chain.size()) - 1;
-  if (log_scales.numel() == 0) return 0.0;
   std::vector<at::Tensor> channel_ranges;
   for (size_t position = 0; position < chain.size(); ++position) {
     LayerRanges& layer = ranges[chain[position]];
@@ -193,11 +206,13 @@ EqualizationResult equalize_cross_layers_(const std::vector<Layer>& layers,
                                           const std::vector<std::vector<int64_t>>& chains,
                                           const EqualizationOptions& options) {
   const at::NoGradGuard no_grad;
-  const std::vector<int64_t> input_channels = checked_input_channels(layers, chains, options);
+  const Roles roles = checked_roles(layers, chains, options);
 
   std::vector<LayerRanges> ranges;
-  for (size_t index = 0; index < layers.size(); ++index)
-    ranges.emplace_back(layers[index], input_channels[index]);
+  for (size_t index = 0; index < layers.size(); ++index) {
+    ranges.emplace_back(layers[index], roles.input_channels[index], roles.scales_inputs[index],
+                        roles.scales_outputs[index]);
+  }
   std::vector<at::Tensor> log_scales;  // one a chain
   for (const std::vector<int64_t>& chain : chains) {
     const Layer& first = layers[chain.front()];
@@ -217,8 +232,9 @@ EqualizationResult equalize_cross_layers_(const std::vector<Layer>& layers,
     }
     ++result.sweep_count;
   }
-  for (size_t index = 0; index < layers.size(); ++index)
-    ranges[index].apply_scales(input_channels[index]);
+  for (size_t index = 0; index < layers.size(); ++index) {
+    ranges[index].apply_scales(roles.input_channels[index]);
+  }
   for (const at::Tensor& logs : log_scales) {
     for (const at::Tensor& scale : logs.exp().unbind(0)) result.scales.push_back(scale);
   }

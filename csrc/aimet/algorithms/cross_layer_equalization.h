@@ -52,8 +52,8 @@ struct EqualizationResult {
 // layer keeps its own. ValueError (before anything is changed): a chain is shorter than two layers
 // or names a layer that does not exist; a layer in the middle of a chain is not depthwise; channel
 // counts of neighbors differ (a Linear may have a multiple, behind a flatten); the outputs or the
-// inputs of a layer belong to two chains; two layers share one weight; an option is out of range.
-// NotImplementedError: tensors without data (meta).
+// inputs of a layer belong to two chains; two layers share one weight, or one has no elements; an
+// option is out of range. NotImplementedError: tensors without data (meta).
 AIMET_API EqualizationResult equalize_cross_layers_(const std::vector<Layer>& layers,
                                                     const std::vector<std::vector<int64_t>>& chains,
                                                     const EqualizationOptions& options = {});

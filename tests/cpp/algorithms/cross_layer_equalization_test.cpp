@@ -47,8 +47,12 @@ Layer uneven(Layer layer) {
   return layer;
 }
 
+// A ReLU after each layer but the last.
 at::Tensor run_all(const std::vector<Layer>& layers, at::Tensor value) {
-  for (const Layer& layer : layers) value = run(layer, value).relu();
+  for (const Layer& layer : layers) {
+    value = run(layer, value);
+    if (&layer != &layers.back()) value = value.relu();
+  }
   return value;
 }
 
@@ -224,6 +228,8 @@ TEST(EqualizeCrossLayers, RefusesWhatCannotBeAChainAndChangesNothing) {
   expect_in("the inputs of layer 2 are in two chains", message(layers, {{0, 2}, {1, 2}}));
   expect_in("has 4 input channels, but the layer before it has 2", message(layers, {{2, 0}}));
   expect_in("is also the weight of an earlier layer", message({layers[0], layers[0]}, {{0, 1}}));
+  expect_in("weights[1] has no elements",
+            message({layers[0], {at::randn({0, 6, 1, 1}, at::kDouble)}}, {{0, 1}}));
   expect_in("`max_sweeps` must be positive, got 0", message(layers, {{0, 1}}, {0, 1e-3, 2.0}));
   expect_in("`tolerance` must not be negative, got -1", message(layers, {{0, 1}}, {1, -1.0, 2.0}));
   expect_in("`max_scale` must be at least 1 and finite, got 0.5",

@@ -3,6 +3,7 @@
 
 #include "aimet/algorithms/layer.h"
 
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/conv1d.h>
@@ -19,6 +20,9 @@
 #include <vector>
 
 namespace aimet::test {
+
+// Once for the program: random weights are the same in every run.
+inline const bool kIsSeeded = (at::manual_seed(0), true);
 
 inline at::Tensor vector_of(const std::vector<double>& values) {
   return at::tensor(values, at::kDouble);
