@@ -8,13 +8,16 @@ same integers: nothing is rounded anew.
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from aimet_torch.encodings.tensor_encoding import TensorEncoding
 from aimet_torch.export.encoded_graph import EncodedGraph
 from aimet_torch.export.onnx_grid import OnnxGrid
+from aimet_torch.nn.bias_grid import folded_batch_norm, folded_scale
 
 _DEFAULT_EPSILON = 1e-5  # ONNX's default of BatchNormalization
 
@@ -58,13 +61,7 @@ def _foldable_layer(node: ir.Node, graph: EncodedGraph) -> ir.Node | None:
 
 
 def _fold(layer: ir.Node, norm: ir.Node, graph: EncodedGraph) -> None:
-    gamma, beta, mean, variance = (
-        value.const_value.numpy().astype(np.float64) for value in norm.inputs[1:5]
-    )
-    epsilon = (
-        norm.attributes["epsilon"].as_float() if "epsilon" in norm.attributes else _DEFAULT_EPSILON
-    )
-    factor = gamma / np.sqrt(variance + epsilon)
+    factor, folded = _folded(layer, norm)
     weight = layer.inputs[1]
     array = weight.const_value.numpy().astype(np.float32)
     factors = _along_channels(factor, layer, array.ndim)
@@ -81,11 +78,8 @@ def _fold(layer: ir.Node, norm: ir.Node, graph: EncodedGraph) -> None:
         )
     if encoding is not None:
         graph.encodings[layer.inputs[1]] = encoding
-    old = layer.inputs[2] if len(layer.inputs) > 2 else None
-    bias = old.const_value.numpy().astype(np.float64) if old is not None else np.zeros_like(mean)
-    folded = ((bias - mean) * factor + beta).astype(np.float32)
     name = f"{norm.outputs[0].name}_folded_bias"
-    value = graph.add_constant(name, folded)
+    value = graph.add_constant(name, folded.astype(np.float32))
     layer.resize_inputs(3)
     layer.replace_input_with(2, value)
     norm.outputs[0].replace_all_uses_with(layer.outputs[0], replace_graph_outputs=True)
@@ -93,6 +87,21 @@ def _fold(layer: ir.Node, norm: ir.Node, graph: EncodedGraph) -> None:
     if norm.outputs[0] in graph.encodings:
         graph.encodings[layer.outputs[0]] = graph.encodings.pop(norm.outputs[0])
     layer.graph.remove(norm, safe=True)
+
+
+def _folded(layer: ir.Node, norm: ir.Node) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and bias of each channel, float64."""
+    gamma, beta, mean, variance = (torch.tensor(v.const_value.numpy()) for v in norm.inputs[1:5])
+    epsilon = _DEFAULT_EPSILON
+    if "epsilon" in norm.attributes:
+        epsilon = norm.attributes["epsilon"].as_float()
+    statistics = SimpleNamespace(
+        weight=gamma, bias=beta, running_mean=mean, running_var=variance, eps=epsilon
+    )
+    bias = layer.inputs[2] if len(layer.inputs) > 2 else None
+    values = None if bias is None else torch.tensor(bias.const_value.numpy())
+    factor, folded = folded_batch_norm(statistics, values)
+    return factor.numpy(), folded.numpy()
 
 
 def _along_channels(factor: np.ndarray, layer: ir.Node, rank: int) -> np.ndarray:
@@ -113,9 +122,7 @@ def _scaled(
     grid = OnnxGrid(encoding, ir.DataType.INT32, 0)
     levels = grid.integers(weight) + encoding.offset  # multiples of the step
     levels = levels * np.sign(factor).astype(np.int64)
-    scale = (encoding.scale * np.abs(factor)).astype(np.float32)
-    # A dead channel has no step; its weights are zero on any grid.
-    scale = np.where(scale > 0, scale, np.float32(1.0))
+    scale = folded_scale(torch.tensor(encoding.scale), torch.tensor(factor)).numpy()
     others = tuple(axis for axis in range(levels.ndim) if factor.shape[axis] == 1)
     offset = np.broadcast_to(encoding.offset, scale.shape)
     # The mirrored grid is another one where the grid has more levels on one side; it is needed only

@@ -27,6 +27,7 @@ from aimet_torch.encodings.tensor_encoding import TensorEncoding, uncalibrated
 from aimet_torch.export.dynamic_sizes import widen_open_sizes
 from aimet_torch.graph import bind_inputs
 from aimet_torch.graph.structure import leaves
+from aimet_torch.nn.base import BaseQuantizationMixin
 from aimet_torch.quantization.base import QuantizerBase
 
 MARKER_DOMAIN = "aimet"
@@ -161,6 +162,9 @@ def _copy_with_markers(model: nn.Module, quantizers: list[nn.Module]) -> nn.Modu
     memo: dict[int, Any] = {id(q): _Marker(i) for i, q in enumerate(quantizers)}
     memo.update({id(t): t for t in [*model.parameters(), *model.buffers()]})
     marked = copy.deepcopy(model, memo).eval()
+    for module in marked.modules():
+        if isinstance(module, BaseQuantizationMixin):
+            module.bias_grids = None  # biases are rounded on the ONNX graph
     marked.__class__ = _returning_tensors(type(marked))
     return marked
 

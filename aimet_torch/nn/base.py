@@ -24,7 +24,7 @@ from aimet_torch.quantization.base import EncodingBase, QuantizerBase, plain_ten
 __all__ = ["BaseQuantizationMixin", "share_state"]
 
 _CHILDREN = ("input_quantizers", "output_quantizers", "param_quantizers")
-_ATTRIBUTES = ("inputs_per_call", "outputs_per_call", "folded_param_encodings", "bias_grid")
+_ATTRIBUTES = ("inputs_per_call", "outputs_per_call", "folded_param_encodings", "bias_grids")
 
 
 class BaseQuantizationMixin:
@@ -37,7 +37,8 @@ class BaseQuantizationMixin:
         param_quantizers: by parameter name.
         inputs_per_call: entries of ``input_quantizers`` that belong to one call site.
         outputs_per_call: entries of ``output_quantizers`` that belong to one call site.
-        bias_grid: where an integer target holds the bias; None leaves an unquantized bias as it is.
+        bias_grids: by call site, where an integer target holds the bias; without one, an
+            unquantized bias stays as it is.
         folded_param_encodings: encodings of parameters that `fold_param_quantizers` replaced.
     """
 
@@ -49,7 +50,7 @@ class BaseQuantizationMixin:
     inputs_per_call: int
     outputs_per_call: int
     folded_param_encodings: dict[str, EncodingBase]
-    bias_grid: BiasGrid | None = None
+    bias_grids: dict[int, BiasGrid] | None = None
 
     #: Quantized class by original class, and the reverse.
     cls_to_qcls: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {}
@@ -117,7 +118,7 @@ class BaseQuantizationMixin:
             args, first = quantize_tensors(args, quantizers, first)
             if kwargs:
                 kwargs, _ = quantize_tensors(kwargs, quantizers, first)
-        parameters = self._quantized_parameters()
+        parameters = self._quantized_parameters(call_site=call_site)
         if parameters is None:
             output = self._parent_forward(*args, **kwargs)
         elif (kernel := type(self)._kernel) is not None and "weight" in parameters:
@@ -129,13 +130,15 @@ class BaseQuantizationMixin:
             return output
         return quantize_tensors(output, quantizers, call_site * self.outputs_per_call)[0]
 
-    def _quantized_parameters(self, names: Iterable[str] | None = None) -> dict[str, Any] | None:
+    def _quantized_parameters(
+        self, names: Iterable[str] | None = None, call_site: int = 0
+    ) -> dict[str, Any] | None:
         """Return all own parameters, quantized where there is a quantizer; None if nowhere.
 
         Quantizers without a range compute it here, from the parameter.
         """
         quantizers: Any = self._modules["param_quantizers"]._modules  # type: ignore[attr-defined]
-        if all(quantizer is None for quantizer in quantizers.values()):
+        if not self.bias_grids and all(quantizer is None for quantizer in quantizers.values()):
             return None
         selected = quantizers.keys() if names is None else set(names)
         result: dict[str, Any] = dict(self._parameters)  # type: ignore[attr-defined]
@@ -146,9 +149,9 @@ class BaseQuantizationMixin:
                     self._compute_param_encoding(name, parameter, quantizer)
                 parameter = apply_quantizer(quantizer, parameter)
             result[name] = parameter
-        bias = result.get("bias")
-        if self.bias_grid is not None and bias is not None and quantizers["bias"] is None:
-            result["bias"] = self.bias_grid.round(bias, quantizers["weight"])
+        grid = (self.bias_grids or {}).get(call_site)
+        if grid is not None and result.get("bias") is not None and quantizers["bias"] is None:
+            result["bias"] = grid.round(result["bias"])
         return result
 
     @contextlib.contextmanager
@@ -233,8 +236,9 @@ class BaseQuantizationMixin:
         encodings stay available in ``folded_param_encodings``.
         """
         self.compute_param_encodings(overwrite=False)
-        if self.bias_grid is not None and self.bias is not None:
-            rounded = self.bias_grid.round(self.bias, self.param_quantizers["weight"]).detach()
+        if self.bias_grids is not None and len(self.bias_grids) == 1 and self.bias is not None:
+            (grid,) = self.bias_grids.values()
+            rounded = grid.round(self.bias).detach()
             self.bias = nn.Parameter(rounded.clone(), requires_grad=self.bias.requires_grad)
         for name, quantizer in self.param_quantizers.items():
             parameter = getattr(self, name)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from aimet_torch import ops
+from aimet_torch.ops.algorithms import merge_batch_norm_statistics
 from aimet_torch.quantization.affine import AffineQuantizerBase
 
-__all__ = ["BiasGrid", "accumulator_scale"]
+__all__ = ["BiasGrid", "accumulator_scale", "folded_batch_norm", "folded_scale"]
 
 _INT32 = (-(2**31), 2**31 - 1)
+_DEAD_CHANNEL_STEP = 2.0**-20
 
 
 def accumulator_scale(
@@ -42,6 +45,45 @@ def accumulator_scale(
     return weight_scale * input_scale.reshape(())
 
 
+def folded_batch_norm(norm: Any, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What a batch norm makes of the layer before it: factor and bias of each channel.
+
+    Args:
+        norm: anything with `running_mean`, `running_var`, `weight`, `bias` and `eps`.
+        bias: bias of the layer before, or None.
+
+    Returns:
+        `(factor, bias)`, float64: the batch norm's result is factor * (the layer's result without
+        its bias) + bias.
+    """
+    gamma, beta = (None if t is None else t.double() for t in (norm.weight, norm.bias))
+    factor, shift = merge_batch_norm_statistics(
+        norm.running_mean.double(),
+        norm.running_var.double(),
+        gamma,
+        beta,
+        float(np.float32(norm.eps)),  # as ONNX stores it
+    )
+    if bias is not None:
+        shift = shift + bias.double() * factor
+    return factor, shift
+
+
+def folded_scale(weight_scale: Tensor, factor: Tensor) -> Tensor:
+    """Steps of a weight whose channels are multiplied by factors of either sign.
+
+    Args:
+        weight_scale: of the weight.
+        factor: float64, in a shape that broadcasts against `weight_scale`.
+
+    Returns:
+        In the dtype of `weight_scale`. A channel multiplied by zero has no step of its own: it
+        gets one that is small against any bias.
+    """
+    scale = (weight_scale * factor.abs()).to(weight_scale.dtype)
+    return torch.where(scale > 0, scale, torch.full_like(scale, _DEAD_CHANNEL_STEP))
+
+
 class BiasGrid:
     """Where a layer's bias is rounded to in a simulation.
 
@@ -50,21 +92,32 @@ class BiasGrid:
     target part ways near each rounding boundary.
 
     Args:
+        layer: quantized convolution or linear layer.
         source: quantized module that has the quantizer of the layer's input.
         quantizers: name of its list: "input_quantizers" or "output_quantizers".
         index: position in that list.
         channel_axis: axis of the weight that runs along the output channels.
         groups: as for `accumulator_scale`.
+        norm: batch norm that a target folds into the layer: its bias is the one to be rounded.
     """
 
     def __init__(
-        self, source: Any, quantizers: str, index: int, channel_axis: int, groups: int = 1
+        self,
+        layer: Any,
+        source: Any,
+        quantizers: str,
+        index: int,
+        channel_axis: int,
+        groups: int = 1,
+        norm: Any = None,
     ) -> None:
+        self.layer = layer
         self.source = source
         self.quantizers = quantizers
         self.index = index
         self.channel_axis = channel_axis
         self.groups = groups
+        self.norm = norm
 
     @property
     def input_quantizer(self) -> Any:
@@ -72,21 +125,37 @@ class BiasGrid:
         quantizers = getattr(self.source, self.quantizers)
         return quantizers[self.index] if self.index < len(quantizers) else None
 
-    def scale(self, weight_quantizer: Any) -> Tensor | None:
+    def scale(self) -> Tensor | None:
         """Step of the accumulator; None without an integer quantizer with a range on both sides."""
-        scales = []
-        for quantizer in (self.input_quantizer, weight_quantizer):
+        scales: list[Tensor] = []
+        for quantizer in (self.input_quantizer, self.layer.param_quantizers["weight"]):
             if not isinstance(quantizer, AffineQuantizerBase) or not quantizer.is_initialized():
                 return None
-            scales.append(quantizer.get_scale().detach())
+            scale: Any = quantizer.get_scale()
+            scales.append(scale.detach())
         if scales[0].numel() != 1:
             return None
+        if self.norm is not None:
+            factor, _ = folded_batch_norm(self.norm, None)
+            shape = [1] * self.layer.weight.dim()
+            shape[self.channel_axis] = -1
+            scales[1] = folded_scale(scales[1], factor.detach().reshape(shape))
         return accumulator_scale(scales[0], scales[1], self.channel_axis, self.groups)
 
-    def round(self, bias: Tensor, weight_quantizer: Any) -> Tensor:
-        """The bias on the accumulator's grid; its gradient is that of the identity."""
-        scale = self.scale(weight_quantizer)
+    def round(self, bias: Tensor) -> Tensor:
+        """The layer's or the batch norm's bias on the accumulator's grid.
+
+        Its gradient is that of the identity. A batch norm in training has other statistics: there
+        its bias stays as it is.
+        """
+        if self.norm is not None and self.norm.training:
+            return bias
+        scale = self.scale()
         if scale is None:
             return bias
         offset = torch.zeros_like(scale)
-        return ops.quantize_dequantize(bias, scale, offset, *_INT32)
+        if self.norm is None:
+            return ops.quantize_dequantize(bias, scale, offset, *_INT32)
+        start = folded_batch_norm(self.norm, self.layer.bias)[1].detach()
+        rounded = ops.quantize_dequantize(start.to(bias.dtype), scale, offset, *_INT32)
+        return bias + (rounded.double() - start).to(bias.dtype)

@@ -13,68 +13,72 @@ float32 differ.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aimet_torch.graph import GRID_PRESERVING_OPS, ModelGraph, OpNode, Value
 from aimet_torch.nn.base import BaseQuantizationMixin
-from aimet_torch.nn.bias_grid import BiasGrid
+from aimet_torch.nn.bias_grid import BiasGrid, folded_batch_norm
 from aimet_torch.quantization.affine import AffineQuantizerBase
+from aimet_torch.quantsim.fusion import is_foldable_batch_norm
 
 # How far a weight's step may move, relative. At the end of an 8-bit range this is 0.013 of a step.
 TOLERANCE = 1e-4
 # Beyond, the distance from a boundary is of the size of float32's own error.
 _LARGEST_DENOMINATOR = 20_001
 _CHUNK = 512
-_LAYERS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
 # Rounded by the output quantizer that follows as their input would be, but for its limits.
 _PASSES_ACCUMULATOR = GRID_PRESERVING_OPS | {"Relu", "Clip"}
 _INT32_MAX = 2**31 - 2**15  # of it, AIMET and others keep as much away from the limit
 
 
 def attach_bias_grids(graph: ModelGraph) -> None:
-    """Let convolutions and linear layers that are called once round their biases as targets do."""
-    for op in _layers(graph):
-        found = _input_quantizer(op)
-        if found is not None:
-            is_transposed = isinstance(
-                op.module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-            )
-            axis, groups = (1, op.module.groups) if is_transposed else (0, 1)
-            op.module.bias_grid = BiasGrid(*found, channel_axis=axis, groups=groups)
+    """Let convolutions and linear layers round their biases as targets do.
+
+    Where a batch norm follows that a target folds into the layer, the batch norm's bias is the one.
+    """
+    for layer in _layers(graph):
+        owner = layer.module if layer.norm is None else layer.norm.module
+        site = layer.op.call_index if layer.norm is None else layer.norm.call_index
+        if owner.bias is not None:
+            owner.bias_grids = {**(owner.bias_grids or {}), site: layer.grid}
 
 
 @torch.no_grad()
 def fit_weight_steps(graph: ModelGraph) -> None:
     """After calibration: let biases fit their accumulators, and these avoid rounding boundaries.
 
-    Only steps of weights with a symmetric grid change, and only where calibration may set them.
+    Only steps of weights with a symmetric grid change, only where calibration may set them, and
+    only of layers that are called once, with a weight of their own.
     """
-    shared = Counter(id(parameter) for op in _layers(graph) for parameter in [op.module.weight])
-    for op in _layers(graph):
-        grid, weight = op.module.bias_grid, op.module.param_quantizers["weight"]
-        if grid is None or not _may_move(weight) or shared[id(op.module.weight)] > 1:
+    layers = list(_layers(graph))
+    uses = Counter(id(layer.module.weight) for layer in layers)
+    for layer in layers:
+        weight = layer.module.param_quantizers["weight"]
+        accumulator = layer.grid.scale()
+        if accumulator is None or not _may_move(weight) or uses[id(layer.module.weight)] > 1:
             continue
-        accumulator = grid.scale(weight)
-        if accumulator is None:
-            continue
-        factor = _factor_for_bias(op.module, accumulator)
-        output = _output_quantizer(op)
-        if isinstance(output, AffineQuantizerBase) and output.is_initialized() and not output.shape:
-            multiplier = accumulator.double() * factor / output.get_scale().double()
-            factor = factor * (tie_free(multiplier, TOLERANCE) / multiplier)
-        factor = _for_weight(factor, weight, grid)
-        weight.set_range(weight.get_min().double() * factor, weight.get_max().double() * factor)
+        accumulator = accumulator.double()
+        factor = _factor_for_bias(layer, accumulator)
+        output = _output_quantizer(layer.norm or layer.op)
+        is_rounded_alike = (
+            isinstance(output, AffineQuantizerBase) and output.get_scale() is not None
+        )
+        if is_rounded_alike and output.get_scale().numel() == 1:
+            multiplier = accumulator * factor / output.get_scale().double()
+            factor = factor * (tie_free(multiplier, TOLERANCE) / multiplier).nan_to_num(1.0)
+        factor = _for_weight(factor, weight, layer.grid)
+        if factor is not None:
+            low, high = weight.get_min().double() * factor, weight.get_max().double() * factor
+            weight.set_range(low.float(), high.float())
 
 
 def tie_free(multiplier: Tensor, tolerance: float) -> Tensor:
@@ -109,16 +113,52 @@ def tie_free(multiplier: Tensor, tolerance: float) -> Tensor:
     return result.reshape(multiplier.shape)
 
 
-def _layers(graph: ModelGraph) -> list[OpNode]:
-    """Calls of quantized layers with a weight quantizer, of modules that are called once."""
-    calls = Counter(op.module_name for op in graph.ops)
-    return [
-        op
-        for op in graph.ops
-        if isinstance(op.module, _LAYERS)
-        and isinstance(op.module, BaseQuantizationMixin)
-        and calls[op.module_name] == 1
-    ]
+@dataclass(frozen=True)
+class _Layer:
+    """One call of a layer, and the call of the batch norm that a target folds into it."""
+
+    op: OpNode
+    norm: OpNode | None
+    grid: BiasGrid
+
+    @property
+    def module(self) -> Any:
+        """The quantized convolution or linear layer."""
+        return self.op.module
+
+
+def _layers(graph: ModelGraph) -> Iterator[_Layer]:
+    for op in graph.ops:
+        module: Any = op.module
+        if not isinstance(module, _LAYERS) or not isinstance(module, BaseQuantizationMixin):
+            continue
+        found = _input_quantizer(op)
+        if found is None:
+            continue
+        is_transposed = isinstance(module, _TRANSPOSED)
+        norm = _folded_norm(op)
+        grid = BiasGrid(
+            module,
+            *found,
+            channel_axis=1 if is_transposed else 0,
+            groups=module.groups if is_transposed else 1,
+            norm=None if norm is None else norm.module,
+        )
+        if norm is None or grid.groups == 1:
+            yield _Layer(op, norm, grid)
+
+
+def _folded_norm(op: OpNode) -> OpNode | None:
+    """The batch norm behind a layer, unless something is rounded between them or in it."""
+    following = op.next_op()
+    if following is None or not is_foldable_batch_norm(following):
+        return None
+    norm: Any = following.module
+    is_plain = not isinstance(norm, BaseQuantizationMixin) or all(
+        quantizer is None for quantizer in norm.param_quantizers.values()
+    )
+    is_rounded = _quantizer_at(op, "output_quantizers", 0) is not None
+    return following if is_plain and not is_rounded and norm.running_mean is not None else None
 
 
 def _may_move(quantizer: nn.Module | None) -> bool:
@@ -130,23 +170,30 @@ def _may_move(quantizer: nn.Module | None) -> bool:
     )
 
 
-def _factor_for_bias(module: nn.Module, accumulator: Tensor) -> Tensor:
+def _factor_for_bias(layer: _Layer, accumulator: Tensor) -> Tensor:
     """By how much the accumulator's step must grow to hold the bias in 32 bits; 1 as a rule."""
-    if module.bias is None:
-        return torch.ones_like(accumulator, dtype=torch.float64)
-    needed = module.bias.detach().double().abs() / _INT32_MAX / accumulator.double()
+    bias = layer.module.bias
+    if layer.norm is not None:
+        bias = folded_batch_norm(layer.norm.module, bias)[1]
+    if bias is None:
+        return torch.ones_like(accumulator)
+    needed = bias.detach().double().abs() / _INT32_MAX / accumulator
     if accumulator.dim() == 0:
         needed = needed.max()
-    return needed.clamp(min=1.0)
+    return needed.nan_to_num(1.0, posinf=1.0).clamp(min=1.0)
 
 
-def _for_weight(factor: Tensor, weight: AffineQuantizerBase, grid: BiasGrid) -> Tensor:
-    """Factors of the accumulator's channels in the shape of the weight's scale."""
-    if weight.get_scale().numel() == 1:
+def _for_weight(factor: Tensor, weight: AffineQuantizerBase, grid: BiasGrid) -> Tensor | None:
+    """Factors of the accumulator's channels in the shape of the weight's scale.
+
+    None where several accumulators share a step and cannot all have their wish.
+    """
+    if math.prod(weight.shape) == factor.numel():
         return factor.reshape(weight.shape)
-    # Groups of a transposed convolution share the weight's channels: the first group's factor
-    # counts.
-    return factor[: factor.numel() // grid.groups].reshape(weight.shape)
+    if factor.numel() != grid.groups * math.prod(weight.shape):
+        return None
+    # Groups of a transposed convolution share the weight's channels: the first group decides.
+    return factor[: math.prod(weight.shape)].reshape(weight.shape)
 
 
 def _input_quantizer(op: OpNode) -> tuple[BaseQuantizationMixin, str, int] | None:

@@ -39,7 +39,10 @@ def is_foldable_batch_norm(op: OpNode) -> bool:
     if op.op_type != "BatchNormalization" or not op.inputs:
         return False
     producer = op.inputs[0].producer
-    return producer is not None and producer.op_type in _FOLDABLE_INTO and producer.next_op() is op
+    if producer is None or producer.op_type not in _FOLDABLE_INTO or producer.next_op() is not op:
+        return False
+    # Its groups share the steps of the weight, which each would have to scale by itself.
+    return producer.op_type != "ConvTranspose" or getattr(producer.module, "groups", 1) == 1
 
 
 def _match(op: OpNode, names: tuple[str, ...]) -> list[OpNode] | None:
