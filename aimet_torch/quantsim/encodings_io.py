@@ -6,8 +6,6 @@ name. An activation goes by its module and its number among the module's operand
 
 from __future__ import annotations
 
-import json
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,10 +95,7 @@ def save(sim: QuantizationSimModel, path: Path) -> None:
 def _read(encodings: str | Path | dict[str, Any]) -> dict[str, Any]:
     if not isinstance(encodings, dict):
         return encodings_library.read(str(encodings))
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "given as a dict"  # shows in the messages of the library
-        path.write_text(json.dumps(encodings), encoding="utf-8")
-        return encodings_library.read(path)
+    return encodings_library.parse(encodings, source="`encodings`")
 
 
 def load(
