@@ -69,6 +69,8 @@ cuda-compile: $(STAMPS)/environment
 	@start=$$(date +%s); \
 	cmake --preset cuda-compile -DPython3_EXECUTABLE=$(BIN)/python >/dev/null && \
 	cmake --build build/cuda-compile --parallel $(AIMET_BUILD_JOBS) && \
+	$(BIN)/python -c "import json, torch; torch.ops.load_library('build/cuda-compile/libaimet.so'); \
+	  assert json.loads(torch.ops.aimet.build_info())['cuda'], 'no CUDA kernels'" && \
 	echo "cuda-compile: compiled and linked in $$(( $$(date +%s) - start )) s"
 
 lint: $(STAMPS)/build
