@@ -16,8 +16,8 @@ __all__ = ["find_grid"]
 
 _MAX_LEVELS = 128  # 8 bits; the steps of finer grids are too close to rounding noise
 _PROBED_CHANNELS = 4
-_PROBED_VALUES = 32
-_SCALES_AT_ONCE = 256
+_PROBED_VALUES = 16
+_CHANNELS_AT_ONCE = 256
 
 
 @torch.no_grad()
@@ -48,30 +48,16 @@ def find_grid(
     tolerance = 4 * torch.finfo(tensor.dtype).eps  # two roundings, of the value and of the largest
     if levels > _MAX_LEVELS or tolerance * levels > 0.1 or tensor.numel() == 0:
         return None
-    rows = _rows(tensor, shape, block_size).double()  # (channels or blocks, values of each)
-    if rows.shape[1] == 0 or not bool(rows.isfinite().all()):
-        return None
-    stride = -(-rows.shape[1] // _PROBED_VALUES)
-    probe = rows[:_PROBED_CHANNELS, ::stride]
-    if _integers_of_largest(probe, rows[:_PROBED_CHANNELS], levels, tolerance) is None:
+    rows = _rows(tensor, shape, block_size)  # (channels or blocks, values of each)
+    if _steps(rows[:_PROBED_CHANNELS], qmin, qmax, levels, tolerance) is None:
         return None  # the usual case, at the cost of a few small operations
-    integers = []
-    for chunk in rows.split(_SCALES_AT_ONCE):
-        found = _integers_of_largest(chunk[:, ::stride], chunk, levels, tolerance)
+    steps = []
+    for chunk in rows.split(_CHANNELS_AT_ONCE):
+        found = _steps(chunk, qmin, qmax, levels, tolerance)
         if found is None:
             return None
-        integers.append(found)
-    largest = torch.cat(integers)
-    # Halving the step as often as the grid allows keeps every value to the bit, and leaves finer
-    # steps to training: weights that are all 1.0 would otherwise get a step of 1.0.
-    largest = largest * torch.exp2(torch.log2(qmax / largest).floor().clamp(min=0))
-    scale = rows.abs().amax(1) / largest
-    scale = torch.where(scale > 0, scale, torch.finfo(torch.float32).tiny)[:, None]
-    codes = torch.round(rows / scale)
-    is_off = (codes * scale - rows).abs() > tolerance * rows.abs()
-    if bool((is_off | (codes < qmin) | (codes > qmax)).any()):
-        return None
-    return _exact_range(tensor, scale.reshape(shape), block_size, qmin, qmax)
+        steps.append(found)
+    return _exact_range(tensor, torch.cat(steps).reshape(shape), block_size, qmin, qmax)
 
 
 def _rows(tensor: Tensor, shape: tuple[int, ...], block_size: tuple[int, ...] | None) -> Tensor:
@@ -94,19 +80,29 @@ def _product(sizes: tuple[int, ...]) -> int:
     return product
 
 
-def _integers_of_largest(
-    probe: Tensor, rows: Tensor, levels: int, tolerance: float
-) -> Tensor | None:
-    """Smallest integer for the largest magnitude of each row that puts ``probe`` on integers."""
-    largest = rows.abs().amax(1)
-    integers = torch.arange(1, levels + 1, device=rows.device, dtype=rows.dtype)
-    relative = (probe / largest.where(largest > 0, 1.0)[:, None]).abs()
-    codes = relative[:, :, None] * integers  # (rows, values, candidate integers)
-    is_near = (codes - codes.round()).abs() <= tolerance * codes
-    fits = is_near.all(1)
-    if not bool(fits.any(1).all()):
+def _steps(rows: Tensor, qmin: int, qmax: int, levels: int, tolerance: float) -> Tensor | None:
+    """Return the step of the grid of each row, None if one has none."""
+    magnitudes = rows.abs()
+    # The largest magnitudes and a few from anywhere decide; all are looked at only if these fit.
+    stride = -(-rows.shape[1] // _PROBED_VALUES)
+    largest_few = magnitudes.topk(min(_PROBED_VALUES, rows.shape[1]), dim=1).values
+    probe = torch.cat([largest_few, magnitudes[:, ::stride]], dim=1).double()
+    largest = probe[:, :1]
+    relative = probe / largest.where(largest > 0, 1.0)
+    integers = torch.arange(1, levels + 1, device=rows.device, dtype=torch.float64)
+    codes = relative[:, :, None] * integers  # (rows, values, candidates for the largest)
+    fits = ((codes - codes.round()).abs() <= tolerance * codes).all(1)
+    if not bool((fits.any(1, keepdim=True) & largest.isfinite()).all()):
         return None
-    return integers[fits.to(torch.uint8).argmax(1)]
+    of_largest = integers[fits.to(torch.uint8).argmax(1)]
+    # Halving the step as often as the grid allows keeps every value to the bit, and leaves finer
+    # steps to training: weights that are all 1.0 would otherwise get a step of 1.0.
+    of_largest = of_largest * torch.exp2(torch.log2(qmax / of_largest).floor().clamp(min=0))
+    steps = largest[:, 0] / of_largest
+    steps = torch.where(steps > 0, steps, torch.finfo(torch.float32).tiny)[:, None]
+    codes = torch.round(rows.double() / steps)
+    is_on = (codes * steps - rows).abs() <= tolerance * magnitudes
+    return steps[:, 0] if bool((is_on & (codes >= qmin) & (codes <= qmax)).all()) else None
 
 
 def _exact_range(

@@ -236,6 +236,30 @@ def test_constant_weights_are_exact_and_leave_fine_steps_to_training(bits, step)
     assert module.param_quantizers["weight"].get_scale().item() == pytest.approx(step)
 
 
+def test_sparse_weights_on_a_grid_keep_their_values():
+    integers = torch.zeros(3, 400)
+    integers[:, ::37] = torch.randint(-50, 50, (3, 11)).float()
+    integers[:, 5] = torch.tensor([-128.0, 127.0, 126.0])
+    module = QuantizationMixin.from_module(nn.Linear(400, 3))
+    with torch.no_grad():
+        module.weight.copy_(integers * torch.tensor([[0.01], [0.37], [3.0]]))
+    module.param_quantizers["weight"] = quantizer(bits=8, symmetric=True, shape=(3, 1))
+    module.compute_param_encodings()
+    weight = module.param_quantizers["weight"](module.weight)
+    torch.testing.assert_close(weight, module.weight.detach(), rtol=2.4e-7, atol=0)
+    assert torch.equal(weight.quantized_repr().float(), integers)
+
+
+def test_zero_weights_stay_zero():
+    module = QuantizationMixin.from_module(nn.Linear(4, 3))
+    with torch.no_grad():
+        module.weight[1].zero_()
+    for shape in ((3, 1), ()):
+        module.param_quantizers["weight"] = quantizer(bits=4, symmetric=True, shape=shape)
+        module.compute_param_encodings()
+        assert module.param_quantizers["weight"](module.weight)[1].abs().max() == 0
+
+
 def test_random_weights_are_on_no_grid():
     module = QuantizationMixin.from_module(nn.Linear(40, 7))
     module.param_quantizers["weight"] = quantizer(bits=8, symmetric=True, shape=(7, 1))
