@@ -1,5 +1,4 @@
-"""The connected graph of a model: tracing, operations and values, and the runnable rewritten
-model."""
+"""The connected graph of a model: tracing, operations, values, and how to run it."""
 
 from aimet_torch.graph.capture import bind_inputs, trace
 from aimet_torch.graph.model_graph import Boundary, ModelGraph, OpNode, Value, skip_identity

@@ -73,8 +73,7 @@ def trace(model: nn.Module, dummy_input: Any) -> ModelGraph:
 
 
 def bind_inputs(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments that an example input, or a batch of the same form, stands
-    for.
+    """Positional and keyword arguments that an example input or a batch stands for.
 
     Args:
         model: Module whose ``forward`` takes them.
@@ -127,7 +126,8 @@ def _preserved(model: nn.Module) -> Iterator[None]:
     """Put everything that running the model may change back as it was."""
     modules = list(model.modules())
     attributes = [
-        {k: dict(v) if isinstance(v, dict) else v for k, v in module.__dict__.items()} for module in modules
+        {k: dict(v) if isinstance(v, dict) else v for k, v in module.__dict__.items()}
+        for module in modules
     ]  # fmt: skip
     modes = [module.training for module in modules]  # scripted modules keep theirs elsewhere
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
@@ -167,7 +167,9 @@ class _Attempt:
     ) -> None:
         self.model = model
         self.signature = signature
-        names, self.held = _tensor_names(model)  # held: an id stays unique as long as its tensor lives
+        names, self.held = _tensor_names(
+            model
+        )  # held: an id stays unique as long as its tensor lives
         self.recorder = Recorder(model, boundaries, names)
         self.graph = self.recorder.graph
 
@@ -191,8 +193,7 @@ class _Attempt:
     def _check_state(
         self, before: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]
     ) -> None:
-        """What forward assigned to attributes of modules: tensors of the state cannot be left out,
-        the rest is noted."""
+        """What forward assigned: tensors of the state cannot be left out, the rest is noted."""
         opaque = tuple(self.recorder.boundaries)
         for (path, module), (attributes, *state) in zip(
             self.model.named_modules(), before, strict=False
@@ -208,15 +209,17 @@ class _Attempt:
                 if name not in attributes or (
                     attributes[name] is not value and not _is_same(attributes[name], value)
                 ):
-                    text = f"`{name}` that forward assigns to is not assigned by the graph ({path or 'model'})"
+                    where = path or "model"
+                    text = (
+                        f"`{name}` that forward assigns to is not assigned by the graph ({where})"
+                    )
                     self.recorder.specializations.setdefault((path, name), f"attribute {text}")
 
     def _placeholder(
         self, name: str, parameter: inspect.Parameter, arguments: dict[str, Any]
     ) -> None:
-        star = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(
-            parameter.kind, ""
-        )
+        kinds: dict[Any, str] = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
+        star = kinds.get(parameter.kind, "")
         node = self.graph.placeholder(star + name)
         if name in arguments:
             self._input(arguments[name], lambda: node, name)
@@ -226,8 +229,7 @@ class _Attempt:
             self._fixed(parameter.default, node, name)
 
     def _input(self, value: Any, make: Callable[[], fx.Node], name: str) -> None:
-        """Describe where the tensors of one argument are; ``make`` gives the node of ``value``
-        itself."""
+        """Describe where the tensors of an argument are; ``make`` gives its own node."""
         if isinstance(value, Tensor):
             node = make()
             node.meta.update(
@@ -241,21 +243,19 @@ class _Attempt:
             node = make()
             self.graph.call_function(runtime.check_length, (node, len(value), name))
             for key, item in items:
-                self._input(
-                    item,
-                    lambda key=key: self.graph.call_function(getitem, (node, key)),
-                    f"{name}.{key}",
-                )  # type: ignore[misc]
+                self._input(item, self._selection(getitem, node, key), f"{name}.{key}")
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             node = make()
             for field in dataclasses.fields(value):
+                item = getattr(value, field.name)
                 self._input(
-                    getattr(value, field.name),
-                    lambda key=field.name: self.graph.call_function(getattr, (node, key)),
-                    f"{name}.{field.name}",
-                )  # type: ignore[misc]
+                    item, self._selection(getattr, node, field.name), f"{name}.{field.name}"
+                )
         else:
             self._fixed(value, make(), name)
+
+    def _selection(self, function: Any, node: fx.Node, key: Any) -> Callable[[], fx.Node]:
+        return lambda: self.graph.call_function(function, (node, key))
 
     def _fixed(self, value: Any, node: fx.Node, name: str) -> None:
         if value is None or isinstance(value, (bool, int, float, str)):
@@ -282,8 +282,7 @@ class _Attempt:
 
 
 def _state(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters and buffers of one module (a scripted one holds them as something else than
-    dicts)."""
+    """Parameters and buffers of one module (scripted ones do not hold them in dicts)."""
     return dict(module._parameters.items()), dict(module._buffers.items())
 
 
@@ -310,7 +309,7 @@ def _boundary(model: nn.Module, record: BoundaryRecord) -> Boundary:
         op = OpNode(call.name, op_type_of_module(call.module), None, call.module, call.name)
         for target, described in ((op.inputs, call.inputs), (op.outputs, call.outputs)):
             for index, (shape, dtype) in enumerate(described):
-                target.append(Value(f"{call.name}:{index}", "activation", shape, dtype, None))  # type: ignore[arg-type]
+                target.append(Value(f"{call.name}:{index}", "activation", shape, dtype, None))
         ops.append(op)
     return Boundary(record.name, record.reason, dict(record.functions), ops)
 

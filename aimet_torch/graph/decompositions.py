@@ -95,7 +95,7 @@ def multi_head_attention_forward(
     """``torch.nn.functional.multi_head_attention_forward`` in elementary operations."""
     if is_causal and attn_mask is None:
         raise RuntimeError(
-            "multi_head_attention_forward: `is_causal` is a hint about `attn_mask`, which is missing"
+            "multi_head_attention_forward: `is_causal` is a hint about `attn_mask`, which is None"
         )
     heads, width = num_heads, concrete(embed_dim_to_check)
     separate = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else None

@@ -37,7 +37,7 @@ class Value:
     kind: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    fx_node: fx.Node
+    fx_node: fx.Node | None
     producer: OpNode | None = None
     consumers: list[tuple[OpNode, int]] = dataclasses.field(default_factory=list)
     parameter_name: str | None = None
@@ -101,8 +101,7 @@ class OpNode:
         return list(dict.fromkeys(op for v in self.outputs for op, _ in v.consumers))
 
     def next_op(self) -> OpNode | None:
-        """The only consumer of this operation's outputs; None when there are several or the model
-        returns one."""
+        """The only consumer; None when there are several or the model returns an output."""
         uses = [op for v in self.outputs for op, _ in v.consumers]
         if len(uses) != 1 or any(v.is_model_output for v in self.outputs):
             return None
@@ -165,7 +164,7 @@ class ModelGraph:
         self._values: dict[fx.Node, list[Value]] = {}
         self._build()
 
-    # ------------------------------------------------------------------------------------------------ queries
+    # ---------------------------------------------------------------------- queries
 
     def find_ops(self, *op_types: str) -> list[OpNode]:
         """The operations of the given types, in execution order."""
@@ -199,11 +198,10 @@ class ModelGraph:
                 return value
         raise KeyError(f"ModelGraph.value: no value is called {name!r}")
 
-    # ------------------------------------------------------------------------------------------------ running
+    # ---------------------------------------------------------------------- running
 
     def to_module(self) -> nn.Module:
-        """Turn the traced model, in place, into one whose forward runs this graph; every operation
-        is a module.
+        """Make the model, in place, run this graph; every operation becomes a module.
 
         Returns:
             ``self.model``: same parameters, buffers and names; its class is a subclass of its
@@ -225,8 +223,7 @@ class ModelGraph:
         return any(b.name == "" for b in self.boundaries)
 
     def __reduce__(self) -> Any:
-        """Copies and pickles hold the model and the graph; operations and values are derived from
-        them again."""
+        """Copies hold the model and the graph; operations and values follow from them."""
         packed = rewrite.pack_graph(self.fx_graph, with_meta=True)
         rest = (
             self.signature,
@@ -237,7 +234,7 @@ class ModelGraph:
         )
         return (_restore, (self.model, packed, *rest))
 
-    # ------------------------------------------------------------------------------------------------ construction
+    # ---------------------------------------------------------------------- construction
 
     def _build(self) -> None:
         if self.is_one_boundary:
@@ -268,7 +265,7 @@ class ModelGraph:
                 value.consumers.append((op, index))
 
     def _add_source(self, node: fx.Node) -> None:
-        path, shape, dtype = node.meta["outputs"][0]
+        _, shape, dtype = node.meta["outputs"][0]
         kind = node.meta.get("kind", "input")
         if node.op == "get_attr":
             name = str(node.target)
@@ -294,7 +291,7 @@ class ModelGraph:
             if node.meta.get("outputs"):  # an entry of a nested input
                 self._add_source(node)
             return
-        root = node.args[0]
+        root: Any = node.args[0]
         while "basename" not in root.meta:
             root = root.args[0]
         self._values[node] = [self._values[root][node.meta["output_index"]]]
@@ -310,8 +307,10 @@ class ModelGraph:
         ]
         finite = node.meta.get("finite", [])
         for index, (_, shape, dtype) in enumerate(node.meta["outputs"]):
-            name = op.name if index == 0 else f"{op.name}.{index}" if f"{op.name}.{index}" not in self._used else (
-                f"{op.name}:{index}")  # fmt: skip
+            name = op.name
+            if index:
+                separator = ":" if f"{op.name}.{index}" in self._used else "."
+                name = f"{op.name}{separator}{index}"
             value = Value(name, "activation", shape, dtype, node, op)
             value.varies = node.meta.get("varies", True)
             value.finite = finite[index] if index < len(finite) else True
@@ -380,8 +379,7 @@ def _restore(
 
 
 def skip_identity(op: OpNode | None) -> OpNode | None:
-    """``op``, or the first operation after it that is not an Identity or Dropout on a single
-    path."""
+    """``op``, or the first operation on its single path that is no Identity or Dropout."""
     while op is not None and op.op_type in ("Identity", "Dropout"):
         op = op.next_op()
     return op

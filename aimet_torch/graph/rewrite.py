@@ -25,13 +25,12 @@ from aimet_torch.nn.modules.custom import (
 if TYPE_CHECKING:
     from aimet_torch.graph.model_graph import ModelGraph, OpNode
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # Functional operations become modules
 
 
 def install(graph: ModelGraph) -> None:
-    """Give every operation of ``graph`` on floating tensors a module, and the model the graph's
-    forward."""
+    """Give every operation on floating tensors a module, and the model its forward."""
     model = graph.model
     for name, tensor in graph.constants.items():
         model.register_buffer(name, tensor, persistent=False)
@@ -41,7 +40,7 @@ def install(graph: ModelGraph) -> None:
             if getattr(op.module, "inplace", False) is True:
                 # Later readers of the input were redirected to the output; and a quantizer's output
                 # must not change.
-                op.module.inplace = False
+                op.module.inplace = False  # type: ignore[assignment]
         elif op.touches_floats or op.function in (runtime.apply_on_copy, runtime.write_through):
             _give_module(model, op)
             graph.modules[op.name] = op.module
@@ -68,7 +67,8 @@ def _give_module(model: nn.Module, op: OpNode) -> None:
 
 def _module_call(node: fx.Node) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     """The module that replaces a functional node, and the arguments to call it with."""
-    args, kwargs = tuple(node.args), dict(node.kwargs)
+    args: tuple[Any, ...] = tuple(node.args)
+    kwargs: dict[str, Any] = dict(node.kwargs)
     function: Any = node.target
     if node.op == "call_method":
         function = getattr(torch.Tensor, str(node.target))
@@ -111,7 +111,8 @@ def _concat(
 
 
 _TORCH_DROPOUTS = {
-    torch.dropout: F.dropout, torch.alpha_dropout: F.alpha_dropout, torch.feature_dropout: F.dropout2d,
+    torch.dropout: F.dropout, torch.alpha_dropout: F.alpha_dropout,
+    torch.feature_dropout: F.dropout2d,
     torch.feature_alpha_dropout: F.feature_alpha_dropout,
 }  # fmt: skip
 
@@ -119,8 +120,7 @@ _TORCH_DROPOUTS = {
 def _training_flag(
     function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, Any, Any, bool]:
-    """Functions called with ``training=False`` in the trace (eval mode) follow the module's flag
-    from now on."""
+    """Functions called with ``training=False`` in the trace follow the mode from now on."""
     if function in _TORCH_DROPOUTS:
         names = dict(zip(("input", "p", "training"), args, strict=False)) | kwargs
         names["training"] = names.pop("train", names.get("training"))
@@ -137,7 +137,7 @@ def _training_flag(
     return function, (rest.pop(first),), rest, True
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # The class of a rewritten model
 
 
@@ -162,8 +162,7 @@ class Signature:
         )
 
     def source(self) -> tuple[str, dict[str, Any]]:
-        """The text between the parentheses of ``def forward(...)``, and the global names it
-        uses."""
+        """The text between the parentheses of ``def forward(...)``; its global names."""
         parts, names, star = ["self"], {}, False
         for name, kind, default in self.parameters:
             if kind == inspect.Parameter.VAR_POSITIONAL:
@@ -189,8 +188,7 @@ class _Required:
 
 
 def compile_forward(model: nn.Module, graph: fx.Graph, signature: Signature) -> None:
-    """Give ``model`` a class of its own: a subclass of the user's class whose forward runs
-    ``graph``."""
+    """Give ``model`` a subclass of the user's class whose forward runs ``graph``."""
     user_class = getattr(type(model), "_traced_class", type(model))
     object.__setattr__(model, "__class__", _make_class(user_class, graph, signature))
 
@@ -224,8 +222,7 @@ def _make_class(
 
 
 def _reduce(model: Any, protocol: int) -> Any:
-    """Copying and pickling of a rewritten model: the user's class and the graph, then the model's
-    own state."""
+    """For copies and pickles: the user's class, the graph, the model's own state."""
     cls = type(model)
     reduced = cls._traced_class.__reduce_ex__(model, max(protocol, 2))
     make_args = tuple(cls._traced_class if a is cls else a for a in reduced[1])
@@ -249,8 +246,11 @@ class _Ref:
 def pack_graph(graph: fx.Graph, *, with_meta: bool = False) -> list[tuple[Any, ...]]:
     """A graph as plain data that can be pickled."""
 
+    def ref(node: fx.Node) -> Any:
+        return _Ref(node.name)
+
     def pack(value: Any) -> Any:
-        return fx.node.map_arg(value, lambda n: _Ref(n.name))
+        return fx.node.map_arg(value, ref)
 
     return [
         (n.op, n.name, n.target, pack(n.args), pack(n.kwargs), dict(n.meta) if with_meta else {})
@@ -260,19 +260,18 @@ def pack_graph(graph: fx.Graph, *, with_meta: bool = False) -> list[tuple[Any, .
 
 def unpack_graph(packed: list[tuple[Any, ...]]) -> fx.Graph:
     """The graph that ``pack_graph`` packed."""
-    graph, nodes = fx.Graph(), {}
+    graph, nodes = fx.Graph(), dict[str, fx.Node]()
     for op, name, target, args, kwargs, meta in packed:
-        args, kwargs = fx.node.map_aggregate(
+        arguments: Any = fx.node.map_aggregate(
             (args, kwargs), lambda v: nodes[v.name] if isinstance(v, _Ref) else v
         )
-        nodes[name] = graph.create_node(op, target, args, kwargs, name=name)
+        nodes[name] = graph.create_node(op, target, arguments[0], arguments[1], name=name)
         nodes[name].meta = dict(meta)
     return graph
 
 
 def drop_keyword(model: nn.Module, keyword: str) -> None:
-    """Take a keyword argument out of every module call of a rewritten model; other models are left
-    alone."""
+    """Take a keyword out of every module call of a rewritten model; others are left alone."""
     cls: Any = type(model)
     if not hasattr(cls, "_traced_graph"):
         return

@@ -23,8 +23,8 @@ def check_argument(value: Any, expected: Any, name: str) -> None:
     if not same:
         shown = "a tensor" if isinstance(value, torch.Tensor) else repr(value)
         raise ValueError(
-            f"forward: argument `{name}` was {expected!r} when the model was traced and is fixed at that; got {shown}. "
-            f"Trace the model with a dummy input that passes `{name}`."
+            f"forward: argument `{name}` was {expected!r} when the model was traced and is fixed "
+            f"at that; got {shown}. Trace the model with a dummy input that passes `{name}`."
         )
 
 
@@ -37,25 +37,27 @@ def check_length(container: Any, expected: int, name: str) -> None:
     """
     if len(container) != expected:
         raise ValueError(
-            f"forward: argument `{name}` had {expected} entries when the model was traced; got {len(container)}. "
-            f"Trace the model with a dummy input of this structure."
+            f"forward: argument `{name}` had {expected} entries when the model was traced; got "
+            f"{len(container)}. Trace the model with a dummy input of this structure."
         )
 
 
 @has_side_effect
 def check_specialization(value: Any, expected: Any, text: str) -> None:
-    """Refuse input shapes for which the model's Python code would have taken another path than the
-    traced one.
+    """Refuse shapes for which the model's Python code would take another path.
 
     Raises:
         ValueError: `value` differs from `expected`.
     """
-    if torch.jit.is_tracing():  # sizes are tensors there, and torch.jit.trace fixes them itself
+    if (
+        torch._C._get_tracing_state() is not None
+    ):  # sizes are tensors there, and torch.jit.trace fixes them itself
         return
     if value != expected:
         raise ValueError(
-            f"forward: the graph was traced where {text} was {expected!r}, and the model's code depends on it; "
-            f"with this input it is {value!r}. Trace the model again with a dummy input of this shape."
+            f"forward: the graph was traced where {text} was {expected!r}, and the model's code "
+            f"depends on it; with this input it is {value!r}. Trace the model again with a dummy "
+            f"input of this shape."
         )
 
 
@@ -76,8 +78,10 @@ def write_through(
     view_args: Sequence[Any],
     view_kwargs: dict[str, Any],
 ) -> torch.Tensor:
-    """The value of `base` after `value` was written into the view `view(base, *view_args,
-    **view_kwargs)[path]` of it."""
+    """The value of `base` after `value` was written into a view of it.
+
+    The view is ``view(base, *view_args, **view_kwargs)`` and then each index of `path`.
+    """
     copy = base.clone()
     target = view(copy, *view_args, **view_kwargs)
     for index in path:
@@ -87,6 +91,5 @@ def write_through(
 
 
 def device_of(tensor: torch.Tensor) -> torch.device:
-    """The device that a tensor lives on: traced graphs create new tensors beside their input,
-    wherever it moved."""
+    """The device of a tensor: new tensors are made beside the input, wherever it moved."""
     return tensor.device

@@ -23,18 +23,19 @@ import torch
 class SymbolSink(Protocol):
     """What a symbol needs from the tracer that made it."""
 
-    active: bool
+    @property
+    def active(self) -> bool:
+        """Whether operations are being recorded right now."""
 
-    def specialize(self, symbol: Any, value: Any, what: str) -> None:
-        """Record that the graph holds only while ``symbol`` equals ``value``."""
+    def specialize(self, value: Any, expected: Any, what: str) -> None:
+        """Record that the graph holds only while the number ``value`` equals ``expected``."""
 
     def name_of(self, tensor: torch.Tensor) -> str:
         """A name for messages."""
 
 
 def symbol(sink: SymbolSink, value: Any, function: Callable[..., Any], *args: Any) -> Any:
-    """A traced number of ``value`` = ``function(*args)``; values of other types are returned as
-    they are."""
+    """A traced number ``value = function(*args)``; values of other types as they are."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     cls = TracedInt if isinstance(value, int) else TracedFloat
@@ -73,9 +74,9 @@ def describe(value: Any) -> str:
 
 
 _SIGNS: dict[Any, str] = {
-    operator.add: "+", operator.sub: "-", operator.mul: "*", operator.floordiv: "//", operator.mod: "%",
-    operator.truediv: "/", operator.pow: "**", operator.eq: "==", operator.ne: "!=", operator.lt: "<",
-    operator.le: "<=", operator.gt: ">", operator.ge: ">=",
+    operator.add: "+", operator.sub: "-", operator.mul: "*", operator.floordiv: "//",
+    operator.mod: "%", operator.truediv: "/", operator.pow: "**", operator.eq: "==",
+    operator.ne: "!=", operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=",
 }  # fmt: skip
 
 
@@ -183,7 +184,7 @@ for _cls in (TracedInt, TracedFloat):
         setattr(_cls, _name, _method)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 # Python functions that turn a symbol into a plain number before we could see it. They are replaced
 # while tracing.
 
@@ -200,8 +201,7 @@ def _traced_math(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Stand(type):
-    """Metaclass of stand-ins for built-in types: calls are seen, ``isinstance`` and ``==`` work as
-    before."""
+    """Metaclass of stand-ins for built-in types: ``isinstance`` and ``==`` work as before."""
 
     original: type
 
@@ -252,8 +252,7 @@ _STAND_INS = {
 
 @contextlib.contextmanager
 def watched_builtins(modules: Iterable[types.ModuleType]) -> Iterator[None]:
-    """While active, ``int``, ``float``, ``range`` in ``modules`` and ``math.sqrt`` etc. keep or
-    report symbols."""
+    """Make ``int``, ``float``, ``range`` and ``math`` in ``modules`` keep or report symbols."""
     saved_math = {name: getattr(math, name) for name in _MATH}
     placed: list[tuple[dict[str, Any], str]] = []
     try:

@@ -1,5 +1,4 @@
-"""What the functions of PyTorch are to a graph: computation, metadata, sizes, or reads of tensor
-data."""
+"""What PyTorch's functions are to a graph: computation, metadata, sizes, data access."""
 
 from __future__ import annotations
 
@@ -18,7 +17,12 @@ from aimet_torch.graph.structure import leaves
 
 getitem = operator.getitem
 
-_METADATA = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_METADATA = _words(
     """
     dtype device ndim layout names requires_grad grad grad_fn itemsize nbytes _version is_leaf
     output_nr is_cuda is_cpu is_sparse is_quantized is_mkldnn is_meta is_nested is_mps is_xpu
@@ -31,21 +35,19 @@ _METADATA = frozenset(
     _set_grad_enabled set_grad_enabled promote_types is_distributed isinstance __class__
     _has_compatible_shallow_copy_type is_grad_enabled broadcast_shapes get_default_dtype
     iscomplexobj _is_zerotensor sparse_dim dense_dim
-    """.split()  # noqa: SIM905
+    """
 )
-_SIZES = frozenset("shape size __len__ numel nelement".split())  # noqa: SIM905
-_DATA = frozenset(
+_SIZES = _words("shape size __len__ numel nelement")
+_DATA = _words(
     """
     item tolist numpy __bool__ __int__ __float__ __index__ __complex__ __array__ __contains__
     __dlpack__ __nonzero__ is_nonzero equal allclose __reduce_ex__ __deepcopy__ __long__
     _local_scalar_dense
-    """.split()  # noqa: SIM905
+    """
 )
-_FORBIDDEN = frozenset(
-    "set_ resize_ resize_as_ backward apply_ map_ map2_ share_memory_ rename_".split()
-)  # noqa: SIM905
+_FORBIDDEN = _words("set_ resize_ resize_as_ backward apply_ map_ map2_ share_memory_ rename_")
 # In-place operations whose namesake without the underscore computes the same value.
-_PURE = frozenset(
+_PURE = _words(
     """
     add sub subtract mul multiply div divide true_divide floor_divide pow relu relu6 leaky_relu
     elu selu celu silu mish hardtanh hardswish hardsigmoid sigmoid tanh clamp clamp_min
@@ -53,13 +55,12 @@ _PURE = frozenset(
     masked_fill threshold tril triu lerp addcmul addcdiv masked_scatter index_add index_copy
     index_fill scatter scatter_add logical_not __add__ __sub__ __mul__ __truediv__ __floordiv__
     __pow__ __mod__ __and__ __or__ __xor__
-    """.split()  # noqa: SIM905
+    """
 )
 
 
 def property_name(func: Callable[..., Any]) -> str | None:
-    """The attribute that ``func`` reads (``Tensor.T.__get__`` -> ``"T"``); None for other
-    functions."""
+    """The attribute that ``func`` reads (``Tensor.T.__get__``: ``"T"``), else None."""
     if getattr(func, "__name__", "") == "__get__":
         return str(getattr(getattr(func, "__self__", None), "__name__", "")) or None
     return None
@@ -89,15 +90,14 @@ def classify(func: Callable[..., Any]) -> str:
 
 
 def base_name(func: Callable[..., Any]) -> str:
-    """A short name of an operation: ``add`` for ``torch.add``, ``Tensor.__iadd__``, ``add_``, ...;
-    used in op names."""
+    """A short name for op names: ``add`` for ``torch.add``, ``Tensor.__iadd__``, ``add_``."""
     if isinstance(func, functools.partial):
         return base_name(func.args[0]) if func.func is apply_on_copy else "set_view"
     if isinstance(func, operator.attrgetter):
         return str(func.__reduce__()[1][0])
     name = property_name(func) or getattr(func, "__name__", None) or type(func).__name__
     if name == "apply" and isinstance(getattr(func, "__self__", None), type):
-        return str(func.__self__.__name__)
+        return str(func.__self__.__name__)  # type: ignore[attr-defined]
     if classify(func) != "compute":
         return str(name)
     if name.startswith("__") and name.endswith("__"):
@@ -114,9 +114,7 @@ def base_name(func: Callable[..., Any]) -> str:
     return str(name).removesuffix(".default").replace(".", "_").strip("_") or "call"
 
 
-_ARITHMETIC = frozenset(
-    "add sub mul truediv floordiv pow mod matmul div and or xor lshift rshift".split()
-)  # noqa: SIM905
+_ARITHMETIC = _words("add sub mul truediv floordiv pow mod matmul div and or xor lshift rshift")
 
 
 def out_of_place(
@@ -166,8 +164,7 @@ def _pure_function(func: Any) -> Any:
 
 
 def _fits(pure: Any, args: tuple[Any, ...], kwargs: dict[str, Any], target: Tensor) -> bool:
-    """Whether the pure function gives the dtype and shape of the written tensor (broadcasting the
-    other way differs)."""
+    """Whether the pure function gives the written tensor's dtype and shape."""
     others = leaves((args[1:], kwargs))
     broadcast = torch.broadcast_shapes(
         target.shape, *(t.shape for t in others if t.dim() <= target.dim())
@@ -198,17 +195,16 @@ def has_dynamic_shape(name: str, args: tuple[Any, ...]) -> bool:
     return name in _DYNAMIC_SHAPES
 
 
-_DYNAMIC_SHAPES = frozenset(
+_DYNAMIC_SHAPES = _words(
     """
     nonzero argwhere masked_select unique unique_consecutive bincount nms batched_nms
     combinations
-    """.split()  # noqa: SIM905
+    """
 )
 
 
 def as_operator(func: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """``Tensor.__radd__`` and its like as functions of module ``operator``, with their arguments in
-    its order."""
+    """``Tensor.__radd__`` etc. as functions and arguments of module ``operator``."""
     name = getattr(func, "__name__", "")
     if not (name.startswith("__") and name.endswith("__")):
         return func, args

@@ -34,8 +34,9 @@ from aimet_torch.graph.writer import GraphWriter, user_location
 
 _MODULE_CALL = nn.Module.__call__
 _TRACED_TORCH_CLASSES = (
-    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoder,
-    nn.TransformerDecoder, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.AdaptiveLogSoftmaxWithLoss, nn.SiLU, nn.GLU,
+    nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.MultiheadAttention, nn.Transformer,
+    nn.TransformerEncoder, nn.TransformerDecoder, nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer, nn.AdaptiveLogSoftmaxWithLoss, nn.SiLU, nn.GLU,
 )  # fmt: skip
 
 
@@ -44,8 +45,7 @@ def _forward_of(module: nn.Module) -> Any:
 
 
 def is_leaf_module(module: nn.Module) -> bool:
-    """Whether a module stays one operation: a torch.nn class with a kernel of its own, or a
-    scripted module.
+    """Whether a module stays one operation: a torch.nn class with a kernel, or scripted.
 
     A user's subclass of such a class is a leaf as long as it does not override ``forward``.
     """
@@ -62,8 +62,7 @@ def is_leaf_module(module: nn.Module) -> bool:
 
 
 class Recorder(GraphWriter, TorchFunctionMode):
-    """One attempt to trace ``model``; ``boundaries`` are the modules found untraceable in earlier
-    attempts."""
+    """One attempt to trace ``model``; earlier ones found the ``boundaries``."""
 
     def __init__(
         self, model: nn.Module, boundaries: dict[str, str], tensor_names: dict[int, str]
@@ -82,7 +81,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         self.device_source: fx.Node | None = None
         self.device: torch.device | None = None
 
-    # ------------------------------------------------------------------------------------------------ running
+    # ---------------------------------------------------------------------- running
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -129,7 +128,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
             return type(module).forward(module, *args, **kwargs)
         return self.call_module(module, args, kwargs)
 
-    # ------------------------------------------------------------------------------------------------ modules
+    # ---------------------------------------------------------------------- modules
 
     def call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stands for ``module(*args, **kwargs)`` while a model runs under this recorder."""
@@ -203,7 +202,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
             self.values.write(result, node)
             return result
 
-    # ------------------------------------------------------------------------------------------------ functions
+    # ---------------------------------------------------------------------- functions
 
     def __torch_function__(
         self,
@@ -243,8 +242,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
     def _linear_module(
         self, x: Tensor, weight: Tensor, bias: Tensor | None = None
     ) -> nn.Module | None:
-        """The nn.Linear whose parameters a functional call uses: then it is a call of that
-        module."""
+        """The nn.Linear whose parameters a functional call uses: the call is one of it."""
         module = self.linears.get(id(weight))
         return module if module is not None and module.bias is bias else None
 
@@ -331,7 +329,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
             return self.graph.call_function(runtime.device_of, (self.device_source,))
         return node_value
 
-    # ------------------------------------------------------------------------------------------------ sizes and data
+    # ---------------------------------------------------------------------- sizes and data
 
     def _size(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensor = args[0]
@@ -354,7 +352,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
 
     def _read_data(self, func: Any, args: Any, kwargs: Any, name: str | None = None) -> Any:
         name = name or torch_functions.base_name(func)
-        nodes = [n for n in leaves(self.lower((args, kwargs)), fx.Node)]
+        nodes = leaves(self.lower((args, kwargs)), fx.Node)
         if any(n.meta.get("varies", True) or n.meta.get("sized") for n in nodes):
             raise self.fail(f"`{name}` makes Python depend on the values of a tensor")
         self._note(
@@ -365,8 +363,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
 
 
 def _eager() -> contextlib.AbstractContextManager[Any]:
-    """Functions compiled by torch.compile run their own code; without any, its long import is
-    spared."""
+    """Functions of torch.compile run eagerly; without any, its long import is spared."""
     if "torch._dynamo" in sys.modules:
         return torch.compiler.set_stance("force_eager")
     return contextlib.nullcontext()

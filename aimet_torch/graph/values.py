@@ -18,8 +18,7 @@ from aimet_torch.graph import runtime
 
 
 class Untraceable(BaseException):
-    """The model does something that a graph cannot hold. Not an ``Exception``: user code must not
-    swallow it."""
+    """The model does what no graph can hold. User code must not swallow this."""
 
     def __init__(self, reason: str, path: str | None = None) -> None:
         super().__init__(reason)

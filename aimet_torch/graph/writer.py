@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import os
 import sys
+import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +20,10 @@ from aimet_torch.graph.structure import is_namedtuple, rebuild
 from aimet_torch.graph.symbols import describe, is_symbol
 from aimet_torch.graph.values import Untraceable, Values, storage_key
 
-_LITERALS = (str, int, float, bool, complex, type(None), type(...), torch.dtype, torch.device, torch.layout,
-             torch.memory_format, range, enum.Enum)  # fmt: skip
+_LITERALS = (
+    str, int, float, bool, complex, type(None), type(...), torch.dtype, torch.device, torch.layout,
+    torch.memory_format, range, enum.Enum,
+)  # fmt: skip
 
 
 class GraphWriter:
@@ -77,7 +80,7 @@ class GraphWriter:
         """The exception for something that no graph can hold, found in the module that runs now."""
         return Untraceable(f"{reason} ({user_location()})", self.owner)
 
-    # ---------------------------------------------------------------------------- notes
+    # ---------------------------------------------------------------------- notes
 
     def name_of(self, tensor: Tensor) -> str:
         """The name of a tensor's node, for messages."""
@@ -103,7 +106,7 @@ class GraphWriter:
         self.specializations[key] = f"{text} ({self.owner or 'model'}, {user_location()})"
         return True
 
-    # ------------------------------------------------------------------------------------------------ values and nodes
+    # ---------------------------------------------------------------------- values and nodes
 
     def lower(self, value: Any) -> Any:
         """``value`` with tensors and traced numbers replaced by their nodes."""
@@ -259,12 +262,12 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def user_location() -> str:
     """File and line of the user's code that is running, for messages."""
-    frame = sys._getframe(1)
-    here = os.path.dirname(__file__)
-    library = os.path.join(os.path.dirname(torch.__file__), "")
+    frame: types.FrameType | None = sys._getframe(1)
+    here, library = Path(__file__).parent, Path(torch.__file__).parent
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((here, library, "<")) and os.path.basename(name) != "contextlib.py":
-            return f"{os.path.basename(name)}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        path = Path(frame.f_code.co_filename)
+        ours = here in path.parents or library in path.parents or path.name == "contextlib.py"
+        if not ours and not path.name.startswith("<"):
+            return f"{path.name}:{frame.f_lineno}"
+        frame = frame.f_back
     return "unknown"

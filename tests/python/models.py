@@ -368,41 +368,6 @@ class SplitCat(nn.Module):
         return torch.cat([first, second[..., :height]], -1)
 
 
-class _WeightStandardizedConv(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
-        weight = weight / (weight.std(dim=(1, 2, 3), keepdim=True) + 1e-5)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-
-class _TablePool(nn.Module):
-    """Reads parameters and a plain tensor attribute in its code."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(torch.randn(4, 1, 3, 3))
-        self.table = torch.linspace(0.0, 1.0, 4).view(1, 4, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.kernel, padding=1, groups=4) + self.table
-
-
-@fixture(image, exact=False)
-class FunctionalConv(nn.Module):
-    """F.conv2d and F.linear with parameters and with computed weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = _WeightStandardizedConv(3, 4, 3, padding=1)
-        self.pool = _TablePool()
-        self.weight = nn.Parameter(torch.randn(5, 4))
-        self.bias = nn.Parameter(torch.randn(5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.pool(F.silu(self.first(x))))
-        return F.linear(x.mean([2, 3]), self.weight, self.bias)
-
-
 @fixture(image)
 class Dropouts(nn.Module):
     """Dropout as module and as function, and a module that is the identity in eval mode only."""
@@ -434,8 +399,9 @@ def _layers(
 
 _layers(
     "Activations", image,
-    lambda: nn.Conv2d(3, 4, 1), nn.ReLU6, nn.PReLU, nn.LeakyReLU, lambda: nn.Conv2d(4, 4, 1), nn.Hardtanh,
-    lambda: nn.Conv2d(4, 4, 1), nn.SiLU, nn.GELU, nn.Hardswish, lambda: nn.Softmax(1), nn.Identity,
+    lambda: nn.Conv2d(3, 4, 1), nn.ReLU6, nn.PReLU, nn.LeakyReLU,
+    lambda: nn.Conv2d(4, 4, 1), nn.Hardtanh, lambda: nn.Conv2d(4, 4, 1), nn.SiLU, nn.GELU,
+    nn.Hardswish, lambda: nn.Softmax(1), nn.Identity,
     exact=False,
 )  # fmt: skip
 _layers(
@@ -462,19 +428,4 @@ _layers(
 )
 
 
-@fixture(image)
-class Resizing(nn.Module):
-    """Functional pixel shuffle and interpolation to sizes of other tensors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        up = F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
-        near = F.interpolate(y, scale_factor=2)
-        return up.sum(1, keepdim=True) + F.pixel_shuffle(y, 2) * near
-
-
-import tests.python.sequence_models  # noqa: E402, F401  (adds its models to FIXTURES)
+import tests.python.more_models  # noqa: E402, F401  (adds its models to FIXTURES)

@@ -55,8 +55,7 @@ def _strided_slice(x: Tensor, *slices: Any) -> Tensor:
 
 
 def _gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0) -> Tensor:
-    """ONNX GatherND: the last axis of ``indices`` indexes the axes of ``x`` after the first
-    ``batch_dims``."""
+    """ONNX GatherND: the last axis of ``indices`` indexes ``x`` behind the batch axes."""
     batch = x.shape[:batch_dims]
     grid = (
         torch.meshgrid(*(torch.arange(n, device=x.device) for n in batch), indexing="ij")
@@ -65,7 +64,7 @@ def _gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0) -> Tensor:
     )
     extra = indices.dim() - 1 - batch_dims
     leading = tuple(g.reshape(*g.shape, *([1] * extra)) for g in grid)
-    return x[(*leading, *indices.unbind(-1))]
+    return x[leading + tuple(indices.unbind(-1))]
 
 
 def _rms_norm(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -79,11 +78,14 @@ def _shape(x: Tensor) -> Tensor:
 # Class name, its function, other functions with the same arguments that the class stands for.
 _TABLE: tuple[tuple[Any, ...], ...] = (
     ("Add", torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, operator.add),
-    ("Subtract", _sub, torch.sub, Tensor.sub, torch.subtract, Tensor.subtract, Tensor.__sub__, operator.sub),
-    ("Multiply", torch.mul, Tensor.mul, torch.multiply, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__, operator.mul),
-    ("Divide", _div, torch.div, Tensor.div, torch.divide, Tensor.divide, torch.true_divide, Tensor.true_divide,
-     Tensor.__truediv__, operator.truediv),
-    ("FloorDivide", torch.floor_divide, Tensor.floor_divide, operator.floordiv, Tensor.__floordiv__),
+    ("Subtract", _sub, torch.sub, Tensor.sub, torch.subtract, Tensor.subtract, Tensor.__sub__,
+     operator.sub),
+    ("Multiply", torch.mul, Tensor.mul, torch.multiply, Tensor.multiply, Tensor.__mul__,
+     Tensor.__rmul__, operator.mul),
+    ("Divide", _div, torch.div, Tensor.div, torch.divide, Tensor.divide, torch.true_divide,
+     Tensor.true_divide, Tensor.__truediv__, operator.truediv),
+    ("FloorDivide", torch.floor_divide, Tensor.floor_divide, operator.floordiv,
+     Tensor.__floordiv__),
     ("Remainder", torch.remainder, Tensor.remainder, operator.mod, Tensor.__mod__),
     ("Fmod", torch.fmod, Tensor.fmod),
     ("MatMul", torch.matmul, Tensor.matmul, operator.matmul, Tensor.__matmul__),

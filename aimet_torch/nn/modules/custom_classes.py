@@ -23,7 +23,7 @@ class Concat(FunctionModule):
         super().__init__()
         self.axis = axis
 
-    def forward(self, *tensors: Any) -> Tensor:  # type: ignore[override]
+    def forward(self, *tensors: Any) -> Tensor:
         """``torch.cat(tensors, axis)``; one list or tuple of tensors is taken as well."""
         parts = (
             tensors[0] if len(tensors) == 1 and isinstance(tensors[0], (list, tuple)) else tensors
@@ -46,7 +46,7 @@ class Cast(FunctionModule):
         super().__init__()
         self.dtype = dtype
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """``x.to(dtype)``."""
         return x.to(self.dtype)
 
@@ -62,7 +62,7 @@ class ChannelShuffle(FunctionModule):
         super().__init__()
         self.groups = groups
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) -> (N, C, ...)."""
         return torch.channel_shuffle(x, self.groups)
 
@@ -78,7 +78,7 @@ class DepthToSpaceCRDMode(FunctionModule):
         super().__init__()
         self.block_size = block_size
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(N, C b b, H, W) -> (N, C, H b, W b)."""
         return F.pixel_shuffle(x, self.block_size)
 
@@ -107,17 +107,16 @@ class OneHot(FunctionModule):
         super().__init__()
         self.num_classes, self.off_value, self.on_value = num_classes, off_value, on_value
 
-    def forward(self, indices: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, indices: Tensor) -> Tensor:
         """Integer (...) -> (..., num_classes)."""
         hot = F.one_hot(indices, self.num_classes)
         return hot * (self.on_value - self.off_value) + self.off_value
 
 
 class CustomGather(FunctionModule):
-    """ONNX Gather: whole slices of ``x`` along an axis, an output of rank ``x.dim() + indices.dim()
-    - 1``."""
+    """ONNX Gather: whole slices of ``x`` along an axis."""
 
-    def forward(self, x: Tensor, indices: Tensor, axis: int = 0) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, indices: Tensor, axis: int = 0) -> Tensor:
         """Slices of ``x`` at integer ``indices``; negative indices count from the end."""
         axis = axis % x.dim()
         flat = indices.long().reshape(-1) % x.size(axis)
@@ -137,7 +136,7 @@ class ScatterND(FunctionModule):
         super().__init__()
         self.reduction = reduction
 
-    def forward(self, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
         """The last axis of ``indices`` indexes the leading axes of ``x``."""
         return x.index_put(
             tuple(indices.long().unbind(-1)), updates, accumulate=bool(self.reduction)
@@ -147,14 +146,13 @@ class ScatterND(FunctionModule):
 class NullRequant(FunctionModule):
     """A reshape that marks a place where the encoding changes."""
 
-    def forward(self, x: Tensor, shape: Sequence[int]) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """``x.reshape(shape)``."""
         return x.reshape(tuple(shape))
 
 
 class HadamardRotation(FunctionModule):
-    """Multiplication of the last axis by the orthonormal Hadamard matrix (Sylvester's
-    construction).
+    """Multiplication of the last axis by the orthonormal Hadamard matrix (Sylvester's).
 
     Args:
         size: Length of the last axis, a power of two.
@@ -169,7 +167,7 @@ class HadamardRotation(FunctionModule):
             raise ValueError(f"HadamardRotation: `size` must be a power of two, got {size}")
         self.size = size
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """(..., size) -> (..., size)."""
         y, width = x, 1
         while width < self.size:
@@ -191,11 +189,10 @@ class RotaryEmbedding(FunctionModule):
         super().__init__()
         self.interleaved = interleaved
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor | None = None
     ) -> Tensor:
-        """(batch, heads, length, width); ``cos`` and ``sin``: (positions or batch, length, width /
-        2)."""
+        """(batch, heads, length, width); ``cos``, ``sin``: (positions | batch, length, width/2)."""
         if position_ids is not None:
             cos, sin = cos[position_ids], sin[position_ids]
         if cos.dim() == 3:
@@ -227,7 +224,7 @@ class RoiAlign(FunctionModule):
             sampling_ratio,
         )
 
-    def forward(self, x: Tensor, boxes: Any) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, boxes: Any) -> Tensor:
         """(N, C, H, W) and boxes (K, 5) or a list of (L, 4) -> (K, C, height, width)."""
         from torchvision.ops import roi_align
 
@@ -250,7 +247,7 @@ class NonMaxSuppression(FunctionModule):
         self.iou_threshold, self.score_threshold = iou_threshold, score_threshold
         self.max_output_boxes_per_class = max_output_boxes_per_class
 
-    def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
         """(N, B, 4) and (N, classes, B) -> int64 (K, 3): batch, class, box."""
         chosen = []
         for batch in range(scores.size(0)):

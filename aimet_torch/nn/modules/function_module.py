@@ -36,8 +36,7 @@ class FunctionCall(FunctionModule):
 
 
 class TrainingFunctionCall(FunctionCall):
-    """Calls `function` with ``training=self.training``: functional dropout that follows ``train()``
-    and ``eval()``."""
+    """Calls `function` with ``training=self.training``, so that it follows the mode."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """``function(*args, **kwargs, training=self.training)``."""

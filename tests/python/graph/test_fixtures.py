@@ -158,8 +158,8 @@ def test_no_floating_value_escapes_the_graph(name):
         assert op.fx_node in seen or not op.outputs
         assert (op.module is not None) or not op.touches_floats
         assert op.module is None or model.get_submodule(op.module_name) is op.module
-        assert len(op.inputs) == len([n for n in leaves((op.fx_node.args, op.fx_node.kwargs), fx.Node)
-                                      if n.meta.get("outputs")])  # fmt: skip
+        nodes = leaves((op.fx_node.args, op.fx_node.kwargs), fx.Node)
+        assert len(op.inputs) == sum(bool(n.meta.get("outputs")) for n in nodes)
 
 
 @pytest.mark.parametrize("name", NAMES)

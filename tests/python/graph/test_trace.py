@@ -39,7 +39,8 @@ def test_functional_operations_have_types_and_names():
     graph = graph_of("FunctionalOps")
     assert [(op.name, op.op_type) for op in graph.ops] == [
         ("conv1", "Conv"), ("relu", "Relu"), ("conv2", "Conv"), ("relu_1", "Relu"), ("add", "Add"),
-        ("mul", "Mul"), ("sub", "Sub"), ("max_pool2d", "MaxPool"), ("div", "Div"), ("sigmoid", "Sigmoid"),
+        ("mul", "Mul"), ("sub", "Sub"), ("max_pool2d", "MaxPool"), ("div", "Div"),
+        ("sigmoid", "Sigmoid"),
         ("tanh", "Tanh"), ("pow", "Pow"), ("mul_1", "Mul"), ("sub_1", "Sub"),
         ("adaptive_avg_pool2d", "GlobalAveragePool"), ("flatten", "Flatten"), ("fc", "Gemm"),
         ("softmax", "Softmax"),
@@ -156,7 +157,7 @@ def test_optional_arguments_are_fixed():
     x, y = rows(2, 4), rows(2, 4)
     model(x, y=y)
     model(x, None, y=y, scale=2.0)
-    with pytest.raises(ValueError, match="`mask` was None .* got a tensor"):
+    with pytest.raises(ValueError, match=r"`mask` was None .* got a tensor"):
         model(x, x, y=y)
     with pytest.raises(ValueError, match=r"`scale` was 2.0 .* got 3.0"):
         model(x, y=y, scale=3.0)
@@ -388,7 +389,9 @@ def test_a_rewritten_model_can_be_traced_again(name):
     graph = graph_of(name)
     model = graph.to_module()
     again = trace(model, FIXTURES[name].inputs(2))
-    assert [(op.name, op.op_type) for op in again.ops] == [(op.name, op.op_type) for op in graph.ops]
+    assert [(op.name, op.op_type) for op in again.ops] == [
+        (op.name, op.op_type) for op in graph.ops
+    ]
     with torch.no_grad():
         expected = leaves(FIXTURES[name].call(model, 2))
         for a, b in zip(leaves(FIXTURES[name].call(again.to_module(), 2)), expected, strict=True):
@@ -397,7 +400,9 @@ def test_a_rewritten_model_can_be_traced_again(name):
 
 def test_checkpointed_parts_are_traced_into():
     def forward(self, x):
-        return checkpoint(self.conv, x, use_reentrant=True) + checkpoint(lambda y: y * 2, x, use_reentrant=False)
+        return checkpoint(self.conv, x, use_reentrant=True) + checkpoint(
+            lambda y: y * 2, x, use_reentrant=False
+        )
 
     graph = trace(module(forward, conv=nn.Conv2d(3, 3, 1)), image(1))
     assert types(graph) == ["Conv", "Mul", "Add"]
@@ -407,7 +412,9 @@ def test_autograd_functions_keep_their_backward():
     model = FIXTURES["Outsiders"].build()
     graph = trace(model, image(2))
     assert graph.ops[1].op_type == "_Double"
-    assert graph.to_module().get_submodule(graph.ops[1].name).function.__self__.__name__ == "_Double"
+    assert (
+        graph.to_module().get_submodule(graph.ops[1].name).function.__self__.__name__ == "_Double"
+    )
 
 
 def test_tracing_inside_inference_mode():

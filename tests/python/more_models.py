@@ -38,7 +38,8 @@ class _SelfAttention(nn.Module):
 
 
 for _name, _args in {
-    "AttentionWeights": (True, ""), "AttentionPlain": (False, ""), "AttentionCausal": (False, "causal"),
+    "AttentionWeights": (True, ""), "AttentionPlain": (False, ""),
+    "AttentionCausal": (False, "causal"),
     "AttentionPadding": (True, "causal padding"),
 }.items():  # fmt: skip
     FIXTURES[_name] = Fixture(
@@ -194,3 +195,53 @@ class Classifier(nn.Module):
         for column in ids.t():
             total = total + self.embed(column)
         return self.bn(self.fc(total / max(ids.shape[1], 1))).clamp(min=-1, max=1)
+
+
+class _WeightStandardizedConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+        weight = weight / (weight.std(dim=(1, 2, 3), keepdim=True) + 1e-5)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class _TablePool(nn.Module):
+    """Reads parameters and a plain tensor attribute in its code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 1, 3, 3))
+        self.table = torch.linspace(0.0, 1.0, 4).view(1, 4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel, padding=1, groups=4) + self.table
+
+
+@fixture(image, exact=False)
+class FunctionalConv(nn.Module):
+    """F.conv2d and F.linear with parameters and with computed weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = _WeightStandardizedConv(3, 4, 3, padding=1)
+        self.pool = _TablePool()
+        self.weight = nn.Parameter(torch.randn(5, 4))
+        self.bias = nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.pool(F.silu(self.first(x))))
+        return F.linear(x.mean([2, 3]), self.weight, self.bias)
+
+
+@fixture(image)
+class Resizing(nn.Module):
+    """Functional pixel shuffle and interpolation to sizes of other tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        up = F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        near = F.interpolate(y, scale_factor=2)
+        return up.sum(1, keepdim=True) + F.pixel_shuffle(y, 2) * near
