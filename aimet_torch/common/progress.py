@@ -1,7 +1,7 @@
 """Progress bars: tqdm where it is installed, otherwise one plain line a step of ten percent.
 
-Silent when standard error is not a terminal and tqdm is absent, and always when the environment
-variable ``AIMET_PROGRESS`` is ``0``.
+Silent where no person watches (standard error is neither a terminal nor a notebook), and always
+when the environment variable ``AIMET_PROGRESS`` is ``0``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def progress(
         total: number of items; taken from ``len(items)`` when it has one.
         unit: name of one item, such as ``"batch"``.
     """
-    if os.environ.get(_VARIABLE, "1") == "0":
+    is_watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    if os.environ.get(_VARIABLE, "1") == "0" or not is_watched:
         yield from items
         return
     if total is None and hasattr(items, "__len__"):
@@ -43,8 +44,8 @@ def progress(
 
 
 def _plain(items: Iterable[Item], description: str, total: int | None, unit: str) -> Iterator[Item]:
-    """Print a line whenever another tenth is done; nothing unless a person is watching."""
-    if not total or not sys.stderr.isatty():
+    """Print a line whenever another tenth is done; nothing if there is no knowing."""
+    if not total:
         yield from items
         return
     start, shown = time.monotonic(), 0

@@ -38,11 +38,19 @@ def test_plain_lines_for_a_terminal(monkeypatch, capsys, without_tqdm):
     assert lines[-1].startswith("work: 20/20 batch")
 
 
-def test_silent_for_a_file(capsys, without_tqdm):
+def test_silent_for_a_file(capsys):
     assert list(progress(range(20), "work")) == list(range(20))
     assert capsys.readouterr().err == ""
 
 
-def test_endless_items(without_tqdm):
+def test_bar_of_tqdm_for_a_terminal(monkeypatch, capsys):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert list(progress(range(3), "work")) == [0, 1, 2]
+    assert "work" in capsys.readouterr().err
+
+
+def test_endless_items(monkeypatch, without_tqdm):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     items = progress(itertools.count(), "work")
     assert list(itertools.islice(items, 3)) == [0, 1, 2]
