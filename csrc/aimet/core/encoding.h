@@ -56,6 +56,8 @@ AIMET_HOST_DEVICE Range<T> symmetric_range(T min, T max, std::int64_t step_count
 template <typename T>
 AIMET_HOST_DEVICE Range<T> range_from_min_max(T min, T max, std::int64_t step_count,
                                               bool is_symmetric) {
+  if (min != min) return {min, min};
+  if (max != max) return {max, max};
   const T limit = largest_limit<T>();
   min = clamp(min, -limit, T(0));
   max = clamp(max, T(0), limit);

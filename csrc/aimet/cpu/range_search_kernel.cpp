@@ -106,10 +106,11 @@ double cost_of(const Search& s, Encoding encoding) {
                                              : square_error(s.bins, encoding, s.steps, 1.0f);
 }
 
-// Keeps the first of equal candidates.
+// Keeps the first of equal candidates, and `encoding` as it was if every cost is infinite: when all
+// values are clipped, or their squares overflow.
 struct Best {
+  Encoding encoding;
   double cost = __builtin_inf();
-  Encoding encoding{};
   bool offer(double candidate_cost, Encoding candidate) {
     if (!(candidate_cost < cost)) return false;
     cost = candidate_cost;
@@ -120,7 +121,7 @@ struct Best {
 
 Range sqnr(const Search& s) {
   const float gamma = static_cast<float>(s.a.sqnr.gamma);
-  Best best;
+  Best best{core::covering_encoding(s.data, s.steps, s.a.is_symmetric)};
   if (s.a.is_symmetric) {
     for (std::int64_t k = 1; k <= s.a.sqnr.symmetric_deltas; ++k) {
       const Encoding candidate = core::symmetric_candidate(s.data, s.steps, s.a.sqnr, k);
@@ -154,7 +155,7 @@ Encoding encoding_between(const Search& s, std::int64_t low, std::int64_t high) 
 // ones. Ties keep the wider.
 Range both_limits(const Search& s) {
   constexpr std::int64_t kCoarsest = kFinest / 16;
-  Best best;
+  Best best{encoding_between(s, 0, kFinest)};
   std::int64_t low = 0;
   std::int64_t high = kFinest;
   for (std::int64_t i = 0; i < kFinest; i += kCoarsest) {
@@ -187,7 +188,7 @@ Range both_limits(const Search& s) {
 Range one_limit(const Search& s) {
   constexpr std::int64_t kLimits = 256;
   const Encoding widest = core::covering_encoding(s.data, s.steps, true);
-  Best best;
+  Best best{widest};
   for (std::int64_t k = kLimits; k >= 1; --k) {
     const float fraction = static_cast<float>(k) / static_cast<float>(kLimits);
     const Encoding candidate = core::symmetric_encoding(widest.scale * fraction, s.steps);
@@ -212,8 +213,8 @@ Range percentile(const RangeSearchArguments& a, const std::int64_t* counts, Rang
     }
     return bins.min + width * static_cast<float>(bin);
   };
-  const double count = static_cast<double>(total);
-  const Range part{edge_at(count * (1 - a.percentile / 100)), edge_at(count * a.percentile / 100)};
+  const double below = static_cast<double>(total) * (a.percentile / 100);
+  const Range part{edge_at(static_cast<double>(total) - below), edge_at(below)};
   return core::range_from_min_max(part.min, part.max, a.qmax - a.qmin, a.is_symmetric);
 }
 

@@ -70,8 +70,8 @@ void update_histogram_composite(at::Tensor histogram, const at::Tensor& input,
   const at::Tensor index = position.nan_to_num(0).clamp(0, bin_count - 1).to(at::kLong);
   const at::Tensor row = at::arange(x.size(0), index.options()).unsqueeze(1) * bin_count;
   at::Tensor counts = histogram.contiguous().view({-1});
-  counts = counts.scatter_add(0, at::where(is_counted, index + row, 0).view({-1}),
-                              is_counted.to(at::kLong).view({-1}));
+  counts = counts.scatter_add(0, at::where(is_counted, index + row, 0).reshape({-1}),
+                              is_counted.to(at::kLong).reshape({-1}));
   histogram.copy_(counts.view(histogram.sizes()));
 }
 

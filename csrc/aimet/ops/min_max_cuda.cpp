@@ -1,4 +1,4 @@
-// CUDA kernel of min_max: checks, layout, launches; the loops are in cuda/min_max.cu.
+// CUDA kernel of min_max: checks, layout, launches; the loops are in cuda/min_max_kernel.cu.
 #include "aimet/cuda/kernels.h"
 #include "aimet/ops/checks.h"
 #include "aimet/ops/launch_cuda.h"

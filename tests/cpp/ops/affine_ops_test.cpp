@@ -59,10 +59,9 @@ TEST(QuantizeDequantize, GivesGradientsWithoutPython) {
   EXPECT_FLOAT_EQ(offset.grad().item<float>(), 1.0f);
 }
 
-TEST(QuantizeDequantize, KeepsOnlyAMaskForTheInputsGradient) {
+TEST(QuantizeDequantize, PassesTheInputsGradientInsideTheGrid) {
   at::Tensor x = at::randn({3, 5, 7}).set_requires_grad(true);
   const at::Tensor y = quantize_dequantize(x, number(0.2), number(0), -8, 7);
-  EXPECT_NE(y.grad_fn()->name().find("QuantizeDequantizeInput"), std::string::npos);
   y.backward(at::ones_like(y));
   const at::Tensor inside = (x.detach() / 0.2).round().abs() <= 7.5;
   EXPECT_TRUE(at::equal(x.grad(), inside.to(at::kFloat)));

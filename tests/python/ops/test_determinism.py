@@ -1,0 +1,114 @@
+"""The same bits for every instruction set and every number of threads.
+
+The choice of instruction set is made once per process, so each runs in one of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from aimet_torch import ops
+
+BATTERY = """
+import hashlib, json, sys
+import torch
+from aimet_torch import ops
+from tests.python.ops.cases import CASES, DTYPES, Case
+
+results = {}
+
+def record(name, *tensors):
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        # Payloads of NaN are not part of the contract.
+        tensor = torch.nan_to_num(tensor.detach(), nan=-12345.0) if tensor.is_floating_point() else tensor
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    results[name] = digest.hexdigest()
+
+for threads in (1, 2, 3):
+    torch.set_num_threads(threads)
+    large = [
+        Case("large", (400, 300)),
+        Case("large_rows", (64, 2500), (64, 1)),
+        Case("large_columns", (3000, 64), (64,)),
+        Case("large_blocks", (128, 1024), (128, 8), (1, 128)),
+        Case("large_short_runs", (700, 40, 2), (40, 1)),
+    ]
+    for case in CASES + large:
+        for dtype in DTYPES:
+            name = f"{threads}/{case.name}/{dtype}"
+            x = case.input(dtype)
+            finite = case.input(dtype, finite=True).requires_grad_()
+            scale, offset = (p.requires_grad_() for p in case.parameters(dtype))
+            y = ops.quantize_dequantize(finite, scale, offset, -8, 7, case.block_size)
+            grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+            record(name, y, *torch.autograd.grad(y, (finite, scale, offset), grad))
+            record(name + "/plain", ops.quantize_dequantize(x, scale.detach(), offset.detach(), -8, 7, case.block_size))
+            low, high = ops.min_max(x, case.scale_shape, case.block_size)
+            counts = torch.zeros(*case.scale_shape, 128, dtype=torch.int64)
+            ops.update_histogram_(counts, x, low, high, case.block_size)
+            record(name + "/statistics", low, high, counts)
+            if dtype == torch.float32 and counts.numel() <= 64 * 128:
+                for search in (ops.range_from_sqnr, ops.range_from_mse, ops.range_from_entropy):
+                    record(name + "/" + search.__name__, *search(counts, low, high, 0, 255, False))
+json.dump({"capability": ops.cpu_capability(), "results": results}, sys.stdout)
+"""
+
+
+def run_battery(capability: str) -> dict:
+    import json
+
+    environment = dict(os.environ, AIMET_CPU_CAPABILITY=capability)
+    command = [sys.executable, "-c", BATTERY]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def baseline() -> dict:
+    return run_battery("baseline")
+
+
+def test_the_variable_lowers_the_instruction_set(baseline: dict) -> None:
+    assert baseline["capability"] == "baseline"
+
+
+def test_threads_do_not_matter(baseline: dict) -> None:
+    results = baseline["results"]
+    one = {name[2:]: digest for name, digest in results.items() if name.startswith("1/")}
+    assert len(one) * 3 == len(results)
+    for threads in ("2/", "3/"):
+        other = {name[2:]: digest for name, digest in results.items() if name.startswith(threads)}
+        assert [name for name in one if one[name] != other[name]] == []
+
+
+@pytest.mark.parametrize("capability", ["avx2", "avx512"])
+def test_instruction_sets_do_not_matter(capability: str, baseline: dict) -> None:
+    run = run_battery(capability)
+    if run["capability"] != capability:
+        if os.environ.get(f"AIMET_REQUIRE_{capability.upper()}") == "1":
+            pytest.fail(f"AIMET_REQUIRE_{capability.upper()}=1, but this processor has none")
+        pytest.skip(f"this processor has no {capability}")
+    different = [name for name in run["results"] if run["results"][name] != baseline["results"][name]]
+    assert different == []
+
+
+def test_a_misspelt_instruction_set_is_an_error() -> None:
+    environment = dict(os.environ, AIMET_CPU_CAPABILITY="sse9")
+    command = [sys.executable, "-c", "from aimet_torch import ops; ops.cpu_capability()"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "ValueError" in result.stderr
+    assert "`AIMET_CPU_CAPABILITY` must be baseline, avx2 or avx512, got sse9" in result.stderr
+
+
+def test_build_info_lists_the_builds() -> None:
+    info = ops.build_info()
+    assert info["instruction_sets"][0] == "baseline"
+    assert ops.cpu_capability() in info["instruction_sets"]
+    assert set(info) == {"version", "torch_version", "cuda", "compiler", "instruction_sets"}
