@@ -1,5 +1,6 @@
-// CUDA kernels of the affine operators: checks, layout, launches; the loops are in cuda/affine*_kernel.cu.
-// No CUDA header: everything of torch's that is needed is behind c10's device-neutral interface.
+// CUDA kernels of the affine operators: checks, layout, launches; the loops are in
+// cuda/affine*_kernel.cu. No CUDA header: everything of torch's that is needed is behind c10's
+// device-neutral interface.
 #include "aimet/cuda/kernels.h"
 #include "aimet/ops/affine.h"
 #include "aimet/ops/checks.h"

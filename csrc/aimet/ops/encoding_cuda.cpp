@@ -1,4 +1,5 @@
-// CUDA kernel of encoding_from_range: checks, conversion, launch; the loop is in cuda/encoding_kernel.cu.
+// CUDA kernel of encoding_from_range: checks, conversion, launch; the loop is in
+// cuda/encoding_kernel.cu.
 #include "aimet/cuda/kernels.h"
 #include "aimet/ops/checks.h"
 #include "aimet/ops/launch_cuda.h"

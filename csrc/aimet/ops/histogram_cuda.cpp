@@ -1,4 +1,5 @@
-// CUDA kernel of update_histogram_: checks, layout, launch; the loop is in cuda/histogram_kernel.cu.
+// CUDA kernel of update_histogram_: checks, layout, launch; the loop is in
+// cuda/histogram_kernel.cu.
 #include "aimet/cuda/kernels.h"
 #include "aimet/ops/affine_composite.h"
 #include "aimet/ops/checks.h"

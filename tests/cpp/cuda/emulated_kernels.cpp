@@ -1,6 +1,6 @@
 // The CUDA sources as C++, against emulation/cuda_runtime.h.
-#include "aimet/cuda/affine.cu"
-#include "aimet/cuda/affine_backward.cu"
-#include "aimet/cuda/encoding.cu"
-#include "aimet/cuda/histogram.cu"
-#include "aimet/cuda/min_max.cu"
+#include "aimet/cuda/affine_backward_kernel.cu"
+#include "aimet/cuda/affine_kernel.cu"
+#include "aimet/cuda/encoding_kernel.cu"
+#include "aimet/cuda/histogram_kernel.cu"
+#include "aimet/cuda/min_max_kernel.cu"
