@@ -12,6 +12,7 @@ __all__ = [
     "equalize_cross_layers_",
     "fold_batch_norm",
     "merge_batch_norm_statistics",
+    "tie_free_multiplier",
 ]
 
 
@@ -181,3 +182,25 @@ def absorb_high_bias(
     return torch.ops.aimet.absorb_high_bias(
         bias, bn_weight, bn_bias, upper_limit, next_weight, next_bias, groups, transposed, rectified
     )
+
+
+def tie_free_multiplier(multiplier: Tensor, tolerance: float) -> Tensor:
+    """The nearest numbers of which no integer multiple is next to a half.
+
+    Args:
+        multiplier: Floating-point, any shape: accumulator's step over output's step.
+        tolerance: Largest relative change, between 0 and 1.
+
+    Returns:
+        float64, same shape: for each number the fraction p / q with the smallest odd q within the
+        tolerance; the number itself where there is none with q up to 20,001, and where it is not
+        positive and finite.
+
+    Raises:
+        TypeError: ``multiplier`` is not floating-point.
+        ValueError: ``tolerance`` is not between 0 and 1.
+
+    >>> tie_free_multiplier(torch.tensor([0.3333, 0.5]), 1e-3)
+    tensor([0.3333, 0.4995], dtype=torch.float64)
+    """
+    return torch.ops.aimet.tie_free_multiplier(multiplier, tolerance)

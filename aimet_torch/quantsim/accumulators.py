@@ -25,14 +25,12 @@ from torch import Tensor, nn
 from aimet_torch.graph import GRID_PRESERVING_OPS, ModelGraph, OpNode, Value
 from aimet_torch.nn.base import BaseQuantizationMixin
 from aimet_torch.nn.bias_grid import BiasGrid, folded_batch_norm
+from aimet_torch.ops.algorithms import tie_free_multiplier
 from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantsim.fusion import is_foldable_batch_norm
 
 # How far a weight's step may move, relative. At the end of an 8-bit range this is 0.013 of a step.
 TOLERANCE = 1e-4
-# Beyond, the distance from a boundary is of the size of float32's own error.
-_LARGEST_DENOMINATOR = 20_001
-_CHUNK = 512
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
 # Rounded by the output quantizer that follows as their input would be, but for its limits.
@@ -46,7 +44,7 @@ def attach_bias_grids(graph: ModelGraph) -> None:
     Where a batch norm follows that a target folds into the layer, the batch norm's bias is the one.
     """
     for layer in _layers(graph):
-        owner = layer.module if layer.norm is None else layer.norm.module
+        owner: Any = layer.module if layer.norm is None else layer.norm.module
         site = layer.op.call_index if layer.norm is None else layer.norm.call_index
         if owner.bias is not None:
             owner.bias_grids = {**(owner.bias_grids or {}), site: layer.grid}
@@ -63,10 +61,10 @@ def fit_weight_steps(graph: ModelGraph) -> None:
     uses = Counter(id(layer.module.weight) for layer in layers)
     for layer in layers:
         weight = layer.module.param_quantizers["weight"]
-        accumulator = layer.grid.scale()
-        if accumulator is None or not _may_move(weight) or uses[id(layer.module.weight)] > 1:
+        step = layer.grid.scale()
+        if step is None or not _may_move(weight) or uses[id(layer.module.weight)] > 1:
             continue
-        accumulator = accumulator.double()
+        accumulator = step.double()
         factor = _factor_for_bias(layer, accumulator)
         output = _output_quantizer(layer.norm or layer.op)
         is_rounded_alike = (
@@ -74,43 +72,11 @@ def fit_weight_steps(graph: ModelGraph) -> None:
         )
         if is_rounded_alike and output.get_scale().numel() == 1:
             multiplier = accumulator * factor / output.get_scale().double()
-            factor = factor * (tie_free(multiplier, TOLERANCE) / multiplier).nan_to_num(1.0)
+            factor = factor * (tie_free_multiplier(multiplier, TOLERANCE) / multiplier).nan_to_num(1.0)
         factor = _for_weight(factor, weight, layer.grid)
         if factor is not None:
             low, high = weight.get_min().double() * factor, weight.get_max().double() * factor
             weight.set_range(low.float(), high.float())
-
-
-def tie_free(multiplier: Tensor, tolerance: float) -> Tensor:
-    """The nearest numbers of which no integer multiple is close to a half.
-
-    Args:
-        multiplier: float64, positive.
-        tolerance: largest relative change.
-
-    Returns:
-        For each number the fraction p / q with the smallest odd q within the tolerance; the number
-        itself where there is none with q up to 20,001.
-
-    >>> tie_free(torch.tensor([0.3333, 0.5], dtype=torch.float64), 1e-3)
-    tensor([0.3333, 0.4995], dtype=torch.float64)
-    """
-    flat = multiplier.reshape(-1)
-    result = flat.clone()
-    pending = torch.nonzero((flat > 0) & flat.isfinite()).reshape(-1)
-    start = 1
-    while start <= _LARGEST_DENOMINATOR and pending.numel():
-        stop = min(start + 2 * _CHUNK, _LARGEST_DENOMINATOR + 2)
-        denominators = torch.arange(start, stop, 2, dtype=torch.float64, device=flat.device)
-        wanted = flat[pending].unsqueeze(1)
-        fractions = torch.round(wanted * denominators) / denominators  # (pending, denominators)
-        is_near = (fractions / wanted - 1).abs() <= tolerance
-        is_found = is_near.any(1)
-        first = is_near.to(torch.uint8).argmax(1, keepdim=True)
-        result[pending[is_found]] = fractions.gather(1, first).squeeze(1)[is_found]
-        pending = pending[~is_found]
-        start = stop
-    return result.reshape(multiplier.shape)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 // The operators of the algorithms layer on one page. Their contracts are in the headers of the same
 // names. CompositeImplicitAutograd: written with ATen operators throughout, so devices, meta
 // tensors and gradients come from those. equalize_cross_layers_ iterates until the weights say
-// stop, and so has neither gradient nor meta kernel.
+// stop, and tie_free_multiplier searches among numbers; they have neither gradient nor meta kernel.
 #include "aimet/algorithms/batch_norm_folding.h"
 #include "aimet/algorithms/cross_layer_equalization.h"
 #include "aimet/algorithms/high_bias_absorption.h"
+#include "aimet/algorithms/tie_free.h"
 
 #include <torch/library.h>
 
@@ -81,6 +82,8 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
       "Tensor next_bias, int groups=1, bool transposed=False, bool rectified=True) "
       "-> (Tensor bias, Tensor next_bias, Tensor absorbed)",
       {at::Tag::pt2_compliant_tag});
+  // The nearest fractions with a small odd denominator: no integer multiple of them is next to a half.
+  m.def("tie_free_multiplier(Tensor multiplier, float tolerance) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(aimet, CompositeImplicitAutograd, m) {
@@ -91,6 +94,7 @@ TORCH_LIBRARY_IMPL(aimet, CompositeImplicitAutograd, m) {
 
 TORCH_LIBRARY_IMPL(aimet, CompositeExplicitAutograd, m) {
   m.impl("equalize_cross_layers_", TORCH_FN(equalize_flat_lists_));
+  m.impl("tie_free_multiplier", TORCH_FN(tie_free_multiplier));
 }
 
 }  // namespace aimet
