@@ -220,7 +220,7 @@ class BaseQuantizationMixin:
         self.compute_param_encodings()
         with contextlib.ExitStack() as stack:
             for quantizer in self._activation_quantizers():
-                stack.enter_context(quantizer.compute_encodings())
+                stack.enter_context(quantizer.compute_encodings(passes_through=True))
             yield
 
     def _activation_quantizers(self) -> Iterator[QuantizerBase]:

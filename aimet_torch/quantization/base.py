@@ -117,8 +117,8 @@ class EncodingBase:
 class QuantizerBase(nn.Module):
     """A module that maps a tensor to a smaller number format, and learns the map from data.
 
-    Subclasses implement `simulate` (the map, on plain tensors), `get_encodings` and
-    `_set_from_statistics`. Within `compute_encodings` a quantizer only looks at what passes.
+    Subclasses implement `simulate` (the map, on plain tensors), `get_encodings`,
+    `_set_from_statistics` and `_encoding_of`.
 
     Attributes:
         shape: shape of scale and offset.
@@ -139,21 +139,27 @@ class QuantizerBase(nn.Module):
         self.encoding_analyzer = None
         self.calibration_issue = None
         self._calibrating = False
+        self._passes_through = True
         self._overwrite_allowed = dict.fromkeys(self._range_names, True)
 
     # -- calibration ----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def compute_encodings(self) -> Iterator[None]:
-        """Observe inputs within this context, return them unchanged, set the range at its end.
+    def compute_encodings(self, passes_through: bool = False) -> Iterator[None]:
+        """Observe inputs within this context, and set the range at its end.
 
-        Nothing happens when `allow_overwrite` forbids it. What data does to the range:
+        Within it, calling the quantizer quantizes each tensor with the range of that tensor alone,
+        as in AIMET. (Calibrating a module or a model leaves activations unquantized.) Nothing
+        happens when `allow_overwrite` forbids it. What data does to the range:
         non-finite values are ignored; zero is always part of the range and exact; all-zero data
         gives the smallest step (methods with a histogram: a fraction of one unit, which is how wide
         the histogram of a constant is); without any finite value the quantizer keeps the range it
         had (or stays uninitialized) and a warning says so.
+
+        Args:
+            passes_through: return inputs unchanged instead.
         """
-        started = self.begin_calibration()
+        started = self.begin_calibration(passes_through)
         try:
             yield
         except BaseException:
@@ -162,12 +168,17 @@ class QuantizerBase(nn.Module):
         if started and (issue := self.end_calibration()):
             warnings.warn(f"{type(self).__name__}.compute_encodings: {issue}", stacklevel=3)
 
-    def begin_calibration(self) -> bool:
-        """Start observing; False if it is not allowed, or going on already."""
+    def begin_calibration(self, passes_through: bool = True) -> bool:
+        """Start observing; False if it is not allowed, or going on already.
+
+        Args:
+            passes_through: return inputs unchanged rather than quantized by their own range.
+        """
         if self._calibrating or self.encoding_analyzer is None or not self.is_overwrite_allowed():
             return False
         self.encoding_analyzer.reset_stats()
         self._calibrating = True
+        self._passes_through = passes_through
         return True
 
     def cancel_calibration(self) -> None:
@@ -194,6 +205,19 @@ class QuantizerBase(nn.Module):
         if input.numel() and self.encoding_analyzer is not None:
             with torch.no_grad():
                 self.encoding_analyzer.update_stats(plain_tensor(input))
+
+    def _observed_encoding(self, input: Tensor) -> EncodingBase | None:
+        """Observe ``input`` and return its own encoding, None where it shall pass unchanged."""
+        self.observe(input)
+        if self._passes_through or not input.numel():
+            return None
+        try:
+            return self._encoding_of(input)
+        except StatisticsNotFoundError:
+            return None
+
+    def _encoding_of(self, input: Tensor) -> EncodingBase:
+        raise NotImplementedError(f"{type(self).__name__}._encoding_of is not defined")
 
     def _set_from_statistics(self, analyzer: EncodingAnalyzer) -> None:
         raise NotImplementedError(f"{type(self).__name__}._set_from_statistics is not defined")

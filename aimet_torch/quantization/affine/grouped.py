@@ -72,7 +72,10 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         ]
 
     def _per_channel_scale(self, scale: Tensor) -> Tensor:
-        """Scale of each group: its largest block scale over the largest integer."""
+        """Scale of each group: its largest block scale over the largest integer.
+
+        The same for the scales before and after rounding: the largest is rounded to itself.
+        """
         interleaved: list[int] = []
         for size, group in zip(self.shape, self._group_sizes(), strict=True):
             interleaved += [size // group, group]
@@ -84,11 +87,11 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
         """Return the real scale of each group, None while there is no range."""
         if not self.is_initialized():
             return None
-        scale = self._per_channel_scale(super()._scale_and_offset()[0])
+        scale = self._per_channel_scale(self._scale_and_offset()[0])
         return scale if dtype is None else scale.to(dtype)
 
-    def _scale_and_offset(self) -> tuple[Tensor, Tensor]:
-        scale, offset = super()._scale_and_offset()
+    def _grid_of(self, minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
+        scale, offset = super()._grid_of(minimum, maximum)
         per_channel = self._per_channel_scale(scale)
         largest = 2 ** (self.decompressed_bw - self.bitwidth)
         scale = ops.quantize_dequantize(
@@ -106,7 +109,7 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
             self.block_size,
             tuple(self._group_sizes()),
             self.decompressed_bw,
-            self.get_per_channel_scale(),
+            self._per_channel_scale(scale),
         )
 
     @classmethod

@@ -167,7 +167,16 @@ class AffineQuantizerBase(QuantizerBase):
         )
 
     def _scale_and_offset(self) -> tuple[Tensor, Tensor]:
-        return ops.encoding_from_range(self.min, self.max, self.qmin, self.qmax, self.symmetric)
+        return self._grid_of(self.min, self.max)
+
+    def _grid_of(self, minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.encoding_from_range(minimum, maximum, self.qmin, self.qmax, self.symmetric)
+
+    def _encoding_of(self, input: Tensor) -> AffineEncoding:
+        assert self.encoding_analyzer is not None
+        steps = self.qmax - self.qmin
+        limits = self.encoding_analyzer.compute_dynamic_encodings(input, steps, self.symmetric)
+        return self._encoding(*self._grid_of(*limits))
 
     def get_scale(self, dtype: torch.dtype | None = None) -> Tensor | None:
         """Return the real size of one step, None while there is no range."""
@@ -246,6 +255,12 @@ class AffineQuantizerBase(QuantizerBase):
         self.set_range(*(end.reshape(self.shape) for end in ends))
 
     # -- map ------------------------------------------------------------------------------------
+
+    def _encoding_for(self, input: Tensor) -> AffineEncoding | None:
+        """The encoding to quantize ``input`` with, None where it shall pass unchanged."""
+        if self._calibrating and input.is_floating_point():
+            return self._observed_encoding(input)  # type: ignore[return-value]
+        return self._encoding(*self._scale_and_offset()) if self._ready(input) else None
 
     def _ready(self, input: Tensor) -> bool:
         """Whether ``input`` is to be mapped; False if it only was to be observed.
@@ -338,21 +353,18 @@ class QuantizeDequantize(AffineQuantizerBase):
             input: any shape that ``shape`` broadcasts against; integers pass unchanged.
 
         Returns:
-            A `DequantizedTensor` of the same shape and dtype; the plain input within
-            `compute_encodings`; a plain tensor while a graph is captured (torch.compile,
-            torch.export, torch.jit.trace).
+            A `DequantizedTensor` of the same shape and dtype; a plain tensor while a graph is
+            captured (torch.compile, torch.export, torch.jit.trace).
 
         Raises:
             RuntimeError: there is no range.
         """
         input = plain_tensor(input)
-        if not self._ready(input):
+        encoding = self._encoding_for(input)
+        if encoding is None:
             return input
-        scale, offset = self._scale_and_offset()
-        output = self._map(input, scale, offset)
-        if is_captured():
-            return output
-        return DequantizedTensor.attach(output, self._encoding(scale, offset))
+        output = encoding.quantize_dequantize(input)
+        return output if is_captured() else DequantizedTensor.attach(output, encoding)
 
 
 class Quantize(AffineQuantizerBase):
@@ -365,16 +377,16 @@ class Quantize(AffineQuantizerBase):
             input: any shape that ``shape`` broadcasts against; integers pass unchanged.
 
         Returns:
-            A `QuantizedTensor` of the same shape and dtype; the plain input within
-            `compute_encodings`; a plain tensor while a graph is captured.
+            A `QuantizedTensor` of the same shape and dtype; a plain tensor while a graph is
+            captured.
 
         Raises:
             RuntimeError: there is no range.
         """
         input = plain_tensor(input)
-        if not self._ready(input):
+        encoding = self._encoding_for(input)
+        if encoding is None:
             return input
-        encoding = self._encoding(*self._scale_and_offset())
         output = encoding.quantize(input)
         return output if is_captured() else QuantizedTensor.attach(output, encoding)
 

@@ -144,8 +144,14 @@ class FloatQuantizeDequantize(QuantizerBase):
         return self._initialized
 
     def _set_from_statistics(self, analyzer: EncodingAnalyzer) -> None:
-        minimum, maximum = analyzer.compute_encodings(2**self.bitwidth - 1, is_symmetric=False)
-        self.set_maxval(torch.maximum(minimum.abs(), maximum.abs()))
+        limits = analyzer.compute_encodings(2**self.bitwidth - 1, is_symmetric=False)
+        self.set_maxval(torch.maximum(*(limit.abs() for limit in limits)))
+
+    def _encoding_of(self, input: Tensor) -> FloatEncoding:
+        assert self.encoding_analyzer is not None
+        steps = 2**self.bitwidth - 1
+        limits = self.encoding_analyzer.compute_dynamic_encodings(input, steps, False)
+        return self._encoding(torch.maximum(*(limit.abs() for limit in limits)))
 
     @torch.no_grad()
     def set_maxval(self, maxval: Tensor | float) -> None:
@@ -156,24 +162,24 @@ class FloatQuantizeDequantize(QuantizerBase):
 
     def get_scale(self) -> Tensor | None:
         """Return the real size of 1.0, None while it is not known."""
-        return self._scale() if self.is_initialized() else None
+        return self._scale(self.maxval) if self.is_initialized() else None
 
-    def _scale(self) -> Tensor:
+    def _scale(self, maxval: Tensor) -> Tensor:
         # All-zero data would give a scale of zero.
-        return (self.maxval / largest(self.format)).clamp(min=torch.finfo(torch.float32).tiny)
+        return (maxval / largest(self.format)).clamp(min=torch.finfo(torch.float32).tiny)
 
     def get_encodings(self) -> FloatEncoding | None:
         """Return the encoding, None while the scale is not known."""
-        return self._encoding() if self.is_initialized() else None
+        return self._encoding(self.maxval) if self.is_initialized() else None
 
-    def _encoding(self) -> FloatEncoding:
+    def _encoding(self, maxval: Tensor) -> FloatEncoding:
         format = self.format
         return FloatEncoding(
             format.mantissa_bits,
             format.exponent_bits,
             format.finite,
             format.unsigned_zero,
-            self._scale(),
+            self._scale(maxval),
             self.block_size,
         )
 
@@ -219,7 +225,7 @@ class FloatQuantizeDequantize(QuantizerBase):
                 f"{type(self).__name__}: there is no range to quantize with; pass data through the "
                 f"quantizer within `compute_encodings()`{issue}"
             )
-        return self._encoding().quantize_dequantize(input)
+        return self._encoding(self.maxval).quantize_dequantize(input)
 
     def forward(self, input: Tensor) -> Tensor:
         """Round ``input`` to the format.
@@ -228,13 +234,19 @@ class FloatQuantizeDequantize(QuantizerBase):
             input: any shape that ``shape`` broadcasts against; integers pass unchanged.
 
         Returns:
-            A `DequantizedTensor` of the same shape and dtype; the plain input within
-            `compute_encodings`; a plain tensor while a graph is captured.
+            A `DequantizedTensor` of the same shape and dtype; a plain tensor while a graph is
+            captured.
 
         Raises:
             RuntimeError: the format needs a scale and there is none.
         """
-        output = self.simulate(plain_tensor(input))
+        input = plain_tensor(input)
+        if self._calibrating and not self._passes_through and input.is_floating_point():
+            observed = self._observed_encoding(input)
+            if observed is None:
+                return input
+            return DequantizedTensor.attach(observed.quantize_dequantize(input), observed)
+        output = self.simulate(input)
         if self._calibrating or is_captured() or not output.is_floating_point():
             return output
         return DequantizedTensor.attach(output, self.get_encodings())

@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from aimet_torch.common.defs import QuantScheme
-from aimet_torch.quantization.affine import QuantizeDequantize
+from aimet_torch.quantization.affine import (
+    GroupedBlockQuantizeDequantize,
+    Quantize,
+    QuantizeDequantize,
+)
 from aimet_torch.quantization.encoding_analyzer import (
     EncodingAnalyzer,
     EntropyEncodingAnalyzer,
@@ -274,6 +278,48 @@ def test_analyzer_of_a_scheme(scheme, expected):
 
 def test_every_scheme_has_an_analyzer():
     assert all(EncodingAnalyzer.for_scheme(scheme, ()) for scheme in QuantScheme)
+
+
+@pytest.mark.parametrize("analyzer", [MinMaxEncodingAnalyzer, SqnrEncodingAnalyzer])
+@pytest.mark.parametrize("kind", [Quantize, QuantizeDequantize])
+def test_during_calibration_each_tensor_is_quantized_with_its_own_range(kind, analyzer):
+    torch.manual_seed(0)
+    small, large = torch.randn(4, 50), torch.randn(4, 50) * 7
+    quantizer = kind((4, 1), 4, True, analyzer((4, 1)))
+    with quantizer.compute_encodings():
+        outputs = [quantizer(small), quantizer(large), quantizer(torch.full((4, 2), NAN))]
+    for data, output in zip((small, large), outputs, strict=False):
+        alone = kind((4, 1), 4, True, analyzer((4, 1)))
+        with alone.compute_encodings():
+            alone(data)
+        assert torch.equal(output, alone(data))
+        assert torch.equal(output.encoding.scale, alone.get_scale())
+    assert outputs[2].isnan().all()
+    assert type(outputs[2]) is torch.Tensor
+    assert torch.equal(quantizer.get_scale(), alone.get_scale()) == (
+        analyzer is MinMaxEncodingAnalyzer
+    )
+
+
+def test_grouped_blocks_during_calibration():
+    torch.manual_seed(0)
+    data = torch.randn(4, 6)
+    quantizer = GroupedBlockQuantizeDequantize(
+        (4, 2), 4, True, 8, block_size=(1, 3), block_grouping=(1, -1)
+    )
+    with quantizer.compute_encodings():
+        inside = quantizer(data)
+    assert torch.equal(inside, quantizer(data))
+    encoding = inside.encoding
+    torch.testing.assert_close(encoding.per_channel_scale, quantizer.get_per_channel_scale())
+
+
+def test_calibration_can_pass_tensors_through():
+    data = torch.tensor([0.1, 1.0])
+    quantizer = QuantizeDequantize((), 2, False)
+    with quantizer.compute_encodings(passes_through=True):
+        assert quantizer(data) is data
+    assert quantizer.is_initialized()
 
 
 def test_an_exception_during_calibration_leaves_the_range():

@@ -120,9 +120,12 @@ def test_small_formats_are_scaled_to_the_data(shape):
     quantizer = FloatQuantizeDequantize(4, 3, finite=True, shape=shape, block_size=block_size)
     with pytest.raises(RuntimeError, match="no range to quantize with"):
         quantizer(data)
-    with quantizer.compute_encodings():
+    with quantizer.compute_encodings(passes_through=True):
         assert quantizer(data) is data
     output = quantizer(data)
+    with quantizer.compute_encodings():
+        assert torch.equal(quantizer(data), output)
+        assert torch.equal(quantizer(data / 4), output / 4)
     assert quantizer.get_scale().shape == shape
     assert ((output - data).abs() <= data.abs() / 16 + 1e-3).all()
     assert output.abs().max().item() == pytest.approx(data.abs().max().item(), rel=1e-6)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aimet_torch.quantization import DequantizedTensor, EncodingError, QuantizedTensor
-from aimet_torch.quantization.affine import AffineEncoding, QuantizeDequantize
+from aimet_torch.quantization.affine import AffineEncoding, Quantize, QuantizeDequantize
 
 
 def make(shape=(), data_shape=(4, 6)):
@@ -175,3 +175,21 @@ def test_encoding_moves_to_another_dtype():
     assert encoding.to(torch.float64).scale.dtype == torch.float64
     with pytest.raises(TypeError, match=r"`dtype` must be floating-point, got torch.int32"):
         encoding.to(torch.int32)
+
+
+def test_example_of_aimets_documentation():
+    quantizer = Quantize(shape=(2, 1), bitwidth=8, symmetric=True)
+    x = torch.tensor([[-1.20, 4.1, -0.21, 2.3], [0.2, 5.6, -1.0, -0.1]])
+    with quantizer.compute_encodings():
+        x_q = quantizer(x)
+    assert torch.equal(x_q.encoding.scale, quantizer.get_scale())
+    assert repr(x_q).startswith("QuantizedTensor([[ -37.,  127.,   -7.,   71.]")
+    assert x_q.quantized_repr().tolist() == [[-37, 127, -7, 71], [5, 127, -23, -2]]
+    assert x_q.quantized_repr().dtype == torch.int8
+    expected = [[-1.1945, 4.1, -0.2260, 2.2921], [0.2205, 5.6, -1.0142, -0.0882]]
+    torch.testing.assert_close(
+        x_q.dequantize().as_subclass(torch.Tensor).detach(),
+        torch.tensor(expected),
+        atol=5e-5,
+        rtol=0,
+    )
