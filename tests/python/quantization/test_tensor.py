@@ -183,7 +183,7 @@ def test_example_of_aimets_documentation():
     with quantizer.compute_encodings():
         x_q = quantizer(x)
     assert torch.equal(x_q.encoding.scale, quantizer.get_scale())
-    assert repr(x_q).startswith("QuantizedTensor([[ -37.,  127.,   -7.,   71.]")
+    assert repr(x_q).startswith("QuantizedTensor([[-37., 127.,  -7.,  71.]")
     assert x_q.quantized_repr().tolist() == [[-37, 127, -7, 71], [5, 127, -23, -2]]
     assert x_q.quantized_repr().dtype == torch.int8
     expected = [[-1.1945, 4.1, -0.2260, 2.2921], [0.2205, 5.6, -1.0142, -0.0882]]
