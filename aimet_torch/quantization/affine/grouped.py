@@ -1,7 +1,7 @@
 """Blockwise quantization whose scales are small integers times one real scale a group (LPBQ).
 
 Hardware then decompresses every block of a group to one grid of ``decompressed_bw`` bits.
-Formula: docs/numerics.md.
+Formula: docs/quantizers.md.
 """
 
 from __future__ import annotations
