@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from aimet_torch.graph import runtime
 from aimet_torch.graph.boundaries import BoundaryRecord
 from aimet_torch.graph.model_graph import Boundary, ModelGraph, OpNode, Value
-from aimet_torch.graph.op_types import op_type_of_module
+from aimet_torch.graph.op_types import is_known_pure, op_type_of_module
 from aimet_torch.graph.rewrite import Signature
 from aimet_torch.graph.structure import is_namedtuple, leaves, rebuild
 from aimet_torch.graph.symbols import watched_builtins
@@ -269,7 +269,7 @@ class _Attempt:
         """The finished graph."""
         recorder = self.recorder
         for node in reversed(self.graph.nodes):
-            if node.op == "call_function" and node.target is getitem and not node.users:
+            if not node.users and _is_pure(node):
                 self.graph.erase_node(node)
         return ModelGraph(
             self.model,
@@ -284,6 +284,13 @@ class _Attempt:
 def _state(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters and buffers of one module (scripted ones do not hold them in dicts)."""
     return dict(module._parameters.items()), dict(module._buffers.items())
+
+
+def _is_pure(node: fx.Node) -> bool:
+    """Whether nothing is lost with a node that nobody reads (the averaged weights of attention)."""
+    if node.op not in ("call_function", "call_method", "get_attr") or node.meta.get("persistent"):
+        return False
+    return not node.is_impure() and is_known_pure(node.meta.get("basename", "getitem"))
 
 
 def _is_same(old: Any, new: Any) -> bool:

@@ -143,6 +143,11 @@ def op_type_of_module(
     return _MODULES.get(name, type(module).__name__)
 
 
+def is_known_pure(name: str) -> bool:
+    """Whether a function of this base name does nothing but compute its result."""
+    return name in _FUNCTIONS and _FUNCTIONS[name] != "Dropout"
+
+
 def _identity_type(module: nn.Module) -> str:
     """Modules of users become leaves only when they return their input in eval mode."""
     name = type(module).__name__

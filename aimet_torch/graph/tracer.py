@@ -61,6 +61,12 @@ def is_leaf_module(module: nn.Module) -> bool:
     return all(name == "parametrizations" for name, _ in module.named_children())
 
 
+def _has_kernel(module: nn.Module) -> bool:
+    """Whether a module that graphs take apart (nn.SiLU) is one operation where there is none."""
+    forward = getattr(_forward_of(module), "__module__", "")
+    return forward.startswith("torch.nn.modules.") and not list(module.children())
+
+
 class Recorder(GraphWriter, TorchFunctionMode):
     """One attempt to trace ``model``; earlier ones found the ``boundaries``."""
 
@@ -136,7 +142,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         if self.paused or path is None:
             return _MODULE_CALL(module, *args, **kwargs)
         if self.observed is not None:
-            if id(module) not in self.leaf_ids:
+            if id(module) not in self.leaf_ids and not _has_kernel(module):
                 return _MODULE_CALL(module, *args, **kwargs)
             with self._pause():
                 result = _MODULE_CALL(module, *args, **kwargs)
@@ -312,6 +318,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
             # A real write that outlives the call: the graph repeats it.
             node = self._call(func, node_args, node_kwargs)
             self._set_meta(node, func, name, [((), target)])
+            node.meta["persistent"] = True
             return result
         pure, args_, kwargs_ = torch_functions.out_of_place(
             func, args, kwargs, node_args, node_kwargs, target

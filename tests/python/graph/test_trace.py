@@ -432,3 +432,22 @@ def test_functions_as_arguments_are_a_boundary():
     part = module(lambda self, x: Apply.apply(x, torch.sin))
     graph = trace(module(lambda self, x: self.part(x), part=part), image(1))
     assert [b.name for b in graph.boundaries] == ["part"]
+
+
+def test_what_nobody_reads_is_left_out_unless_it_has_an_effect():
+    def forward(self, x):
+        y, _ = self.attn(x, x, x)  # computes averaged weights
+        self.seen[0] = 1.0
+        self.norm(x)
+        x.mean()
+        torch.rand(2)
+        return y
+
+    model = module(forward, attn=nn.MultiheadAttention(4, 2), norm=nn.BatchNorm1d(3))
+    model.register_buffer("seen", torch.zeros(2))
+    graph = trace(model, rows(2, 3, 4))
+    assert "ReduceMean" not in types(graph)
+    assert {"norm", "rand", "set_item"} <= {op.name for op in graph.ops}
+    rewritten = graph.to_module()
+    rewritten(rows(2, 3, 4))
+    assert rewritten.seen.tolist() == [1.0, 0.0]
