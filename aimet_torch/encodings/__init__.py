@@ -43,7 +43,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             - ``shape``: of the scales: ``[]`` per tensor, ``[n]`` per channel. The files do not
               tell the channel axis or how blocks are arranged, so blocks are ``[n]`` as well;
             - ``block_size``: elements that share a scale on the block axis, or None;
-            - ``channel_axis``: None after reading;
+            - ``channel_axis``: of the tensor, along which the scales vary; None after reading;
             - ``zero_point_shift``: only when it is 0.5: x = (q + offset + 0.5) * scale;
             - for LPBQ ``decompressed_bitwidth`` and ``per_block_int_scale``, of ``shape``
               (channels, blocks), while ``scale`` and ``offset`` have one value per channel; the

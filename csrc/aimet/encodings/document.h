@@ -45,11 +45,11 @@ struct TensorEncoding {
   // Exception LPBQ: one per channel, while `shape` is that of `per_block_int_scale`.
   std::vector<double> scale;
   std::vector<int64_t> offset;    // as many as `scale`
-  std::vector<int64_t> shape;     // {n} when the file does not tell the axis
+  std::vector<int64_t> shape;     // right-aligned to the tensor's; {n} when the file tells no axis
   double zero_point_shift = 0.0;  // 0 or 0.5
 
   std::optional<int64_t> block_size;    // elements that share a scale on the block axis
-  std::optional<int64_t> channel_axis;  // index into `shape`; unknown after reading 0.x and 1.0.0
+  std::optional<int64_t> channel_axis;  // of the tensor; unknown after reading 0.x and 1.0.0
 
   // LPBQ (low power blockwise quantization): the scale of a block is
   // per_block_int_scale * scale of its channel, which makes the blocks' grids subsets of one

@@ -84,23 +84,21 @@ std::string find_shape_error(const TensorEncoding& encoding) {
   if (encoding.block_size && *encoding.block_size < 1) {
     return fmt::format("`block_size` must be positive, got {}", *encoding.block_size);
   }
-  const auto wide_dims = std::count_if(encoding.shape.begin(), encoding.shape.end(),
-                                       [](int64_t size) { return size > 1; });
+  const auto is_wide = [](int64_t size) { return size > 1; };
+  const auto wide_dims = std::count_if(encoding.shape.begin(), encoding.shape.end(), is_wide);
   if (!encoding.block_size && wide_dims > 1) {
     return fmt::format("`shape` [{}] varies along {} axes, which needs a `block_size`",
                        fmt::join(encoding.shape, ", "), wide_dims);
   }
-  const auto dim_count = static_cast<int64_t>(encoding.shape.size());
-  if (encoding.channel_axis) {
-    const int64_t axis = *encoding.channel_axis;
-    if (axis < 0 || axis >= dim_count) {
-      return fmt::format("`channel_axis` {} is not an axis of `shape` [{}]", axis,
-                         fmt::join(encoding.shape, ", "));
-    }
-    if (wide_dims == 1 && !encoding.block_size && encoding.shape[axis] == 1) {
-      return fmt::format("`channel_axis` {} is not the axis along which `shape` [{}] varies", axis,
-                         fmt::join(encoding.shape, ", "));
-    }
+  if (!encoding.channel_axis) {
+    return "";
+  }
+  // The tensor has as many axes as `shape` or more, in front.
+  const auto first_wide = std::find_if(encoding.shape.begin(), encoding.shape.end(), is_wide);
+  const int64_t lowest_axis = wide_dims == 0 ? 0 : first_wide - encoding.shape.begin();
+  if (*encoding.channel_axis < lowest_axis || encoding.shape.empty()) {
+    return fmt::format("`channel_axis` {} cannot be the axis along which `shape` [{}] varies",
+                       *encoding.channel_axis, fmt::join(encoding.shape, ", "));
   }
   return "";
 }

@@ -62,11 +62,11 @@ TEST(NeutralJson, RejectsMistakes) {
                   "does not hold 2 values");
   expect_rejected(flags + R"("scale": [1, 1, 1, 1], "offset": [0, 0, 0, 0], "shape": [2, 2])", "",
                   "varies along 2 axes, which needs a `block_size`");
-  expect_rejected(flags + R"("scale": [1, 1], "offset": [0, 0], "shape": [2, 1],
-                  "channel_axis": 1)",
-                  "", "is not the axis along which");
+  expect_rejected(flags + R"("scale": [1, 1], "offset": [0, 0], "shape": [1, 2],
+                  "channel_axis": 0)",
+                  "", "cannot be the axis along which");
   expect_rejected(flags + R"("scale": [1], "offset": [0], "shape": [], "channel_axis": 0)", "",
-                  "is not an axis of `shape`");
+                  "cannot be the axis");
   expect_rejected(flags + R"("scale": [], "offset": [], "shape": [0])", ".scale",
                   "must not be empty");
   expect_rejected(flags + R"("scale": [1], "offset": [], "shape": [])", "",
