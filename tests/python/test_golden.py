@@ -8,6 +8,8 @@ change that makes more cases differ fails.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +26,8 @@ from aimet_torch.quantization.encoding_analyzer import (
     TfEnhancedEncodingAnalyzer,
 )
 
-ARRAYS = np.load(Path(__file__).parents[1] / "golden" / "aimet_2_42.npz")
+GOLDEN = Path(__file__).parents[1] / "golden" / "aimet_2_42.npz"
+ARRAYS = np.load(GOLDEN)
 CASES = json.loads(str(ARRAYS["cases"]))
 FORWARD = [case for case in CASES if case["kind"] == "quantize_dequantize"]
 ENCODINGS = [case for case in CASES if case["kind"] == "encoding"]
@@ -68,6 +71,19 @@ def observe(case: dict) -> EncodingAnalyzer:
     for batch in batches(case):
         analyzer.update_stats(batch)
     return analyzer
+
+
+def test_script_that_made_the_file_runs_with_this_package(tmp_path):
+    path = tmp_path / "ours.npz"
+    script = GOLDEN.with_name("make_golden.py")
+    subprocess.run([sys.executable, str(script), "1", str(path)], check=True)
+    ours = np.load(path)
+    assert set(ours.files) == set(ARRAYS.files)
+    assert json.loads(str(ours["cases"])) == CASES
+    inputs = [name for name in ARRAYS.files if name.startswith("dist_") or name.endswith("_x")]
+    drawn = [name for name in inputs if not name.endswith("grad_x")]
+    assert len(drawn) == 21 + 25
+    assert all(np.array_equal(ours[name], ARRAYS[name]) for name in drawn)
 
 
 def test_file_is_complete():
