@@ -1,8 +1,8 @@
-"""The grid of one tensor as the exporter needs it: plain numbers read off a quantizer, no module, no torch."""
+"""The grid of one tensor in plain numbers, read off a quantizer: no module, no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from aimet_torch.quantization.base import QuantizerBase
 
 @dataclass(frozen=True, eq=False)
 class TensorEncoding:
-    """How the real numbers of one tensor map to integers: `x = (q + offset) * scale`, `qmin <= q <= qmax`.
+    """How one tensor maps to integers: `x = (q + offset) * scale`, `qmin <= q <= qmax`.
 
     Attributes:
         source: dotted name of the quantizer in the simulation, for messages.
@@ -22,9 +22,11 @@ class TensorEncoding:
         signed: the grid holds negative integers.
         symmetric: the quantizer was asked for a range symmetric about zero.
         qmin, qmax: limits of the grid.
-        scale: float32, in the quantizer's shape (broadcasts against the tensor, or one value a block).
+        scale: float32, in the quantizer's shape (broadcasts against the tensor, or one value a
+            block).
         offset: int64, same shape.
-        block_size: elements a scale covers along each axis of `scale`, or None; -1 means the whole axis.
+        block_size: elements a scale covers along each axis of `scale`, or None; -1 means the whole
+            axis.
     """
 
     source: str
@@ -35,8 +37,8 @@ class TensorEncoding:
     symmetric: bool = False
     qmin: int = 0
     qmax: int = 0
-    scale: np.ndarray | None = None
-    offset: np.ndarray | None = None
+    scale: np.ndarray = field(default_factory=lambda: np.ones((), np.float32))
+    offset: np.ndarray = field(default_factory=lambda: np.zeros((), np.int64))
     block_size: tuple[int, ...] | None = None
 
     @classmethod
@@ -88,8 +90,9 @@ class TensorEncoding:
         axes = [rank - self.scale.ndim + i for i, size in enumerate(self.scale.shape) if size > 1]
         if len(axes) > 1 and self.block_size is None:
             raise NotImplementedError(
-                f"export: quantizer `{self.source}` has scales of shape {list(self.scale.shape)}; one scale "
-                "for each position of two axes has no ONNX form; use one channel axis or `block_size`"
+                f"export: quantizer `{self.source}` has scales of shape {list(self.scale.shape)}; "
+                "one scale for each position of two axes has no ONNX form; use one channel axis or "
+                "`block_size`"
             )
         return axes[0] if axes else 0
 
@@ -140,6 +143,6 @@ def uncalibrated(names: list[str]) -> ValueError:
     """The error for quantizers that have seen no data."""
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return ValueError(
-        f"export: {len(names)} quantizer(s) have no encoding yet: {shown}; run `sim.compute_encodings` with data "
-        "that reaches them before exporting"
+        f"export: {len(names)} quantizer(s) have no encoding yet: {shown}; run "
+        "`sim.compute_encodings` with data that reaches them before exporting"
     )

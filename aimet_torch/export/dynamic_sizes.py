@@ -69,11 +69,11 @@ def _widen(value: Any, spec: Any) -> Any:
         return value
     if isinstance(value, Tensor):
         return _repeat(value, spec)
+    make: Callable[..., Any] = type(value)
     if isinstance(value, Mapping) and isinstance(spec, Mapping):
-        return type(value)({k: _widen(v, spec.get(k)) for k, v in value.items()})
+        return make({k: _widen(v, spec.get(k)) for k, v in value.items()})
     if isinstance(value, tuple | list) and isinstance(spec, Sequence):
         entries = [_widen(v, s) for v, s in zip(value, spec, strict=False)]
-        make: Callable[..., Any] = type(value)
         return make(*entries) if hasattr(value, "_fields") else make(entries)
     return value
 

@@ -262,7 +262,9 @@ def _by_block(
     sizes = list(value.shape.numpy())
     blocks = [
         size // count if block == -1 else block
-        for size, count, block in zip(sizes, encoding.scale.shape, encoding.block_size, strict=True)
+        for size, count, block in zip(
+            sizes, encoding.scale.shape, encoding.block_size or (), strict=True
+        )
     ]
     blocked = [
         axis for axis, block in enumerate(blocks) if block > 1 and encoding.scale.shape[axis] > 1

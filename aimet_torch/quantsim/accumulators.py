@@ -67,15 +67,16 @@ def fit_weight_steps(graph: ModelGraph) -> None:
         accumulator = step.double()
         factor = _factor_for_bias(layer, accumulator)
         output = _output_quantizer(layer.norm or layer.op)
-        is_rounded_alike = (
-            isinstance(output, AffineQuantizerBase) and output.get_scale() is not None
-        )
-        if is_rounded_alike and output.get_scale().numel() == 1:
-            multiplier = accumulator * factor / output.get_scale().double()
-            factor = factor * (tie_free_multiplier(multiplier, TOLERANCE) / multiplier).nan_to_num(1.0)
-        factor = _for_weight(factor, weight, layer.grid)
-        if factor is not None:
-            low, high = weight.get_min().double() * factor, weight.get_max().double() * factor
+        output_step = output.get_scale() if isinstance(output, AffineQuantizerBase) else None
+        if output_step is not None and output_step.numel() == 1:
+            multiplier = accumulator * factor / output_step.double()
+            change = tie_free_multiplier(multiplier, TOLERANCE) / multiplier
+            factor = factor * change.nan_to_num(1.0)
+        change_of_weight = _for_weight(factor, weight, layer.grid)
+        if change_of_weight is not None:
+            low, high = (
+                limit.double() * change_of_weight for limit in (weight.get_min(), weight.get_max())
+            )
             weight.set_range(low.float(), high.float())
 
 
@@ -96,7 +97,8 @@ class _Layer:
 def _layers(graph: ModelGraph) -> Iterator[_Layer]:
     for op in graph.ops:
         module: Any = op.module
-        if not isinstance(module, _LAYERS) or not isinstance(module, BaseQuantizationMixin):
+        is_layer = isinstance(module, _LAYERS) and isinstance(module, BaseQuantizationMixin)
+        if not is_layer:
             continue
         found = _input_quantizer(op)
         if found is None:

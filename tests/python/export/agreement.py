@@ -1,4 +1,4 @@
-"""Runs ONNX Runtime beside a simulation: end to end, and node by node on the simulation's own values."""
+"""ONNX Runtime beside a simulation: end to end, and node by node on the simulation's values."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def test_options_that_cannot_be_had(sim, inputs, tmp_path, options, message):
 
 
 def test_something_that_is_no_simulation(tmp_path):
-    with pytest.raises(TypeError, match="QuantizationSimModel or an nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"QuantizationSimModel or an nn\.Module, got str"):
         export_onnx_with_encodings("sim", (), tmp_path / "net.onnx")
 
 

@@ -1,4 +1,4 @@
-"""QDQ files: ONNX Runtime without graph optimizations against the simulation, and what the graph holds."""
+"""QDQ files: ONNX Runtime without optimizations against the simulation; what the graph holds."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ SINGLE_LAYERS = {
     "rsub_scalar": (lambda: Function(lambda x: 1.5 - x), [TOKENS]),
     "concat": (lambda: Function(lambda a, b: torch.cat([a, b], 1)), [TOKENS, (2, 2, 6)]),
     "max_pool": (lambda: nn.MaxPool2d(3, 2, padding=1), [IMAGE]),
-    "relu": (lambda: nn.ReLU(), [TOKENS]),
-    "hardswish": (lambda: nn.Hardswish(), [TOKENS]),
+    "relu": (nn.ReLU, [TOKENS]),
+    "hardswish": (nn.Hardswish, [TOKENS]),
     "leaky_relu": (lambda: nn.LeakyReLU(0.1), [TOKENS]),
     "moves": (
         lambda: Function(lambda x: F.pad(x.transpose(1, 2).flip(1)[:, 1:], (1, 2))),
@@ -101,8 +101,8 @@ NEAR_LAYERS = {
     "global_pool": (lambda: nn.AdaptiveAvgPool2d(1), [IMAGE]),
     "softmax": (lambda: nn.Softmax(-1), [TOKENS]),
     "layer_norm": (lambda: nn.LayerNorm(6), [TOKENS]),
-    "gelu": (lambda: nn.GELU(), [TOKENS]),
-    "sigmoid": (lambda: nn.Sigmoid(), [TOKENS]),
+    "gelu": (nn.GELU, [TOKENS]),
+    "sigmoid": (nn.Sigmoid, [TOKENS]),
     "conv_batch_norm": (
         lambda: nn.Sequential(nn.Conv2d(3, 6, 3), _negative_gamma(), nn.ReLU()),
         [IMAGE],
@@ -300,7 +300,7 @@ def test_more_than_sixteen_bits_are_refused(tmp_path):
 
 def test_force_activation_as_is_checked(tmp_path):
     sim, inputs = simulate(*SINGLE_LAYERS["conv"])
-    with pytest.raises(ValueError, match="`force_activation_as` .* got 'uint'"):
+    with pytest.raises(ValueError, match=r"`force_activation_as` .* got 'uint'"):
         onnx_qdq.export(sim, inputs, tmp_path / "net.onnx", force_activation_as="uint")
 
 

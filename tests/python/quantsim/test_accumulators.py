@@ -7,38 +7,10 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from aimet_torch.quantsim import QuantizationSimModel
-from aimet_torch.quantsim.accumulators import TOLERANCE, tie_free
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.floats(1e-4, 10.0), st.sampled_from([1e-5, 1e-4, 1e-3]))
-def test_no_multiple_of_a_tie_free_number_is_near_a_half(multiplier, tolerance):
-    wanted = torch.tensor([multiplier], dtype=torch.float64)
-    found = float(tie_free(wanted, tolerance))
-    assert abs(found / multiplier - 1) <= tolerance * (1 + 1e-9)
-    if found == multiplier:
-        return  # none within the tolerance
-    fraction = Fraction(found).limit_denominator(20_001)
-    assert fraction.denominator % 2 == 1
-    multiples = torch.arange(-20_000, 20_001, dtype=torch.float64) * found
-    distance = (multiples - multiples.floor() - 0.5).abs().min()
-    assert distance >= 0.5 / fraction.denominator - 1e-7
-
-
-def test_the_smallest_odd_denominator_is_chosen():
-    found = tie_free(torch.tensor([[0.2001, 0.3999], [1.0, 0.14287]], dtype=torch.float64), 1e-3)
-    expected = torch.tensor([[1 / 5, 2 / 5], [1.0, 1 / 7]], dtype=torch.float64)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-
-
-def test_what_cannot_be_had_stays():
-    values = torch.tensor([0.0, float("inf"), 1e-9], dtype=torch.float64)
-    assert torch.equal(tie_free(values, 1e-4), values)
+from aimet_torch.quantsim.accumulators import TOLERANCE
 
 
 class Layers(nn.Module):
