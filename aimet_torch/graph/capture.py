@@ -205,6 +205,8 @@ class _Attempt:
                     raise Untraceable(
                         "forward replaces a parameter or buffer by another tensor", path
                     )
+            if id(module) in self.recorder.leaf_ids:
+                continue
             for name, value in module.__dict__.items():
                 if name not in attributes or (
                     attributes[name] is not value and not _is_same(attributes[name], value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from aimet_torch.graph.torch_functions import base_name
@@ -57,7 +58,7 @@ _FUNCTIONS = {
     "hardsigmoid": "HardSigmoid", "sigmoid": "Sigmoid", "tanh": "Tanh", "softplus": "Softplus",
     "softsign": "Softsign", "threshold": "ThresholdedRelu", "logsigmoid": "LogSigmoid",
     "softmax": "Softmax", "log_softmax": "LogSoftmax", "max_pool1d": "MaxPool",
-    "max_pool2d": "MaxPool", "max_pool3d": "MaxPool", "boolean_dispatch": "MaxPool",
+    "max_pool2d": "MaxPool", "max_pool3d": "MaxPool", "max_pool2d_with_indices": "MaxPool",
     "avg_pool1d": "AveragePool", "avg_pool2d": "AveragePool", "avg_pool3d": "AveragePool",
     "mean": "ReduceMean", "sum": "ReduceSum", "prod": "ReduceProd", "amax": "ReduceMax",
     "amin": "ReduceMin", "norm": "ReduceL2", "cumsum": "CumSum", "max": "Max", "maximum": "Max",
@@ -115,6 +116,8 @@ def op_type_of_module(
     """
     if isinstance(module, ChannelwiseClip):
         return "Clip"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "ScriptModule"
     if isinstance(module, FunctionModule):
         function = getattr(module, "function", None)
         name = type(module).__name__

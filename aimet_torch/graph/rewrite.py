@@ -190,6 +190,7 @@ class _Required:
 def compile_forward(model: nn.Module, graph: fx.Graph, signature: Signature) -> None:
     """Give ``model`` a subclass of the user's class whose forward runs ``graph``."""
     user_class = getattr(type(model), "_traced_class", type(model))
+    model.__dict__.pop("forward", None)  # one that was set on the instance would hide the class's
     object.__setattr__(model, "__class__", _make_class(user_class, graph, signature))
 
 

@@ -80,7 +80,7 @@ def classify(func: Callable[..., Any]) -> str:
         attribute = getattr(getattr(func, "__self__", None), "__name__", "")
         return "forbidden" if attribute == "data" else "metadata"
     name = property_name(func) or name
-    if name in _METADATA:
+    if name in _METADATA or name.startswith("_record_function"):
         return "metadata"
     if name in _SIZES:
         return "size"
@@ -93,6 +93,8 @@ def base_name(func: Callable[..., Any]) -> str:
     """A short name for op names: ``add`` for ``torch.add``, ``Tensor.__iadd__``, ``add_``."""
     if isinstance(func, functools.partial):
         return base_name(func.args[0]) if func.func is apply_on_copy else "set_view"
+    if isinstance(func, torch._ops.OpOverload):
+        return base_name(func.overloadpacket)
     if isinstance(func, operator.attrgetter):
         return str(func.__reduce__()[1][0])
     name = property_name(func) or getattr(func, "__name__", None) or type(func).__name__

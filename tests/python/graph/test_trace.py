@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+from types import MethodType
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from aimet_torch.graph import GRID_PRESERVING_OPS, skip_identity, trace
 from aimet_torch.graph.structure import leaves
-from tests.python.models import FIXTURES, image, rows
+from tests.python.models import FIXTURES, call_model, image, rows
 
 
 def graph_of(name: str):
@@ -451,3 +453,57 @@ def test_what_nobody_reads_is_left_out_unless_it_has_an_effect():
     rewritten = graph.to_module()
     rewritten(rows(2, 3, 4))
     assert rewritten.seen.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "expected"),
+    [
+        (nn.Linear(4, 4), rows(2, 4), ["Gemm"]),
+        (nn.Conv2d(3, 3, 1), image(2), ["Conv"]),
+        (nn.Sequential(), image(2), []),
+        (nn.DataParallel(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())), image(2), ["Conv", "Relu"]),
+        (
+            nn.Sequential(parametrizations.weight_norm(nn.Conv2d(3, 3, 1)), nn.ReLU()),
+            image(2),
+            ["Conv", "Relu"],
+        ),
+        (
+            nn.Sequential(nn.LazyConv2d(4, 1), nn.Flatten(), nn.LazyLinear(3)),
+            image(2),
+            ["Conv", "Flatten", "Gemm"],
+        ),
+        (
+            nn.Sequential(torch.jit.script(nn.Conv2d(3, 3, 1)), nn.ReLU()),
+            image(2),
+            ["ScriptModule", "Relu"],
+        ),
+        (nn.Sequential(nn.Dropout(), nn.Identity()), image(2), ["Dropout", "Identity"]),
+        (module(lambda self, x: torch.ops.aten.add.Tensor(x, 1)), image(2), ["Add"]),
+        (module(lambda self, x: F.max_pool2d(x, 2, return_indices=True)[0]), image(2), ["MaxPool"]),
+        (
+            module(lambda self, **named: named["a"] + named["b"]),
+            {"a": rows(2, 3), "b": rows(2, 3)},
+            ["Add"],
+        ),
+    ],
+)
+def test_unusual_models(model, inputs, expected):
+    model.eval()
+    with torch.no_grad():
+        y = leaves(call_model(model, inputs))
+        graph = trace(model, inputs)
+        assert types(graph) == expected
+        for a, b in zip(leaves(call_model(graph.to_module(), inputs)), y, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_forward_set_on_the_instance():
+    model = module(lambda self, x: x, conv=nn.Conv2d(3, 3, 1))
+    model.forward = MethodType(lambda self, x: self.conv(x) + 1, model)
+    x = image(2)
+    expected = model(x)
+    rewritten = trace(model, x).to_module()
+    assert torch.equal(rewritten(x), expected)
+    rewritten.add = nn.Identity()
+    with pytest.raises(TypeError, match="forward"):
+        rewritten(x)  # it does run the graph, where `add` has two arguments
