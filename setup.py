@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
@@ -31,9 +31,12 @@ class CMakeBuild(build_ext):
             "cmake", "--preset", "release",
             f"-DCMAKE_INSTALL_PREFIX={package}",
             f"-DPython3_EXECUTABLE={sys.executable}",
-            "-UTorch_DIR", "-UAIMET_LIBRARY_*", "-UAIMET_TORCH_VERSION_HEADER", "-UAIMET_JSON_HEADERS",
+            "-UTorch_DIR", "-UAIMET_LIBRARY_*", "-UAIMET_TORCH_VERSION_HEADER",
+            "-UAIMET_JSON_HEADERS",
         ]  # fmt: skip
-        search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        search_path = os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+        )
         ninja = shutil.which("ninja", path=search_path)
         if ninja:
             configure.append(f"-DCMAKE_MAKE_PROGRAM={ninja}")
@@ -70,7 +73,15 @@ class AnyPythonWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+# `aimet_common`, AIMET's second top-level package, is a name of `aimet_torch.common`.
+ALIAS_FOLDER = "aimet_torch/_aimet_common"
+
 setup(
+    packages=[
+        *find_packages(include=["aimet_torch*"], exclude=[ALIAS_FOLDER.replace("/", ".")]),
+        "aimet_common",
+    ],
+    package_dir={"aimet_common": ALIAS_FOLDER},
     ext_modules=[Extension("aimet_torch.lib.libaimet", sources=[])],
     cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
 )
