@@ -1,6 +1,7 @@
 """Finds the C++ library, checks that it fits the running torch, and loads it.
 
-Importing this module registers the operators ``torch.ops.aimet.*``. It is the only place that loads a library.
+Importing this module registers the operators ``torch.ops.aimet.*``. It is the only place that loads
+a library.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CMAKE_DIR = _PACKAGE / "share" / "cmake"
 
 def _minor_version(version: str) -> str:
     """``"2.13.0+cpu"`` -> ``"2.13"``: C++ programs fit one minor version of torch."""
-    return ".".join(version.split("+")[0].split(".")[:2])
+    return ".".join(version.split("+", maxsplit=1)[0].split(".")[:2])
 
 
 def check_version(library: Path, built_for: str, running: str) -> None:
@@ -39,8 +40,9 @@ def check_version(library: Path, built_for: str, running: str) -> None:
     if _minor_version(built_for) == _minor_version(running):
         return
     raise ImportError(
-        f"aimet_torch: {library} was built for torch {_minor_version(built_for)}, but torch {running} is "
-        f"running. Build it again for this torch, in the folder of the sources: {_REBUILD} ."
+        f"aimet_torch: {library} was built for torch {_minor_version(built_for)}, but torch "
+        f"{running} is running. "
+        f"Build it again for this torch, in the folder of the sources: {_REBUILD} ."
     )
 
 
@@ -66,8 +68,8 @@ def load(library: Path, running: str) -> None:
         torch.ops.load_library(str(library))
     except OSError as error:
         raise ImportError(
-            f"aimet_torch: cannot load {library}, built for torch {built_for}, into torch {running}: {error}. "
-            f"Build it again, in the folder of the sources: {_REBUILD} ."
+            f"aimet_torch: cannot load {library}, built for torch {built_for}, into torch "
+            f"{running}: {error}. Build it again, in the folder of the sources: {_REBUILD} ."
         ) from error
 
 

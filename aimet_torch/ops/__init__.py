@@ -1,8 +1,8 @@
 """Typed functions over the C++ operators ``torch.ops.aimet.*``.
 
-The only package that names ``torch.ops.aimet``. The functions check, compute and differentiate in C++ and work in eager
-mode, ``torch.compile(fullgraph=True)``, ``torch.export`` and under autocast. TorchScript calls ``torch.ops.aimet.*`` itself.
-Formulas and edge cases: ``docs/numerics.md``.
+The only package that names ``torch.ops.aimet``. The functions check, compute and differentiate in
+C++ and work in eager mode, ``torch.compile(fullgraph=True)``, ``torch.export`` and under autocast.
+TorchScript calls ``torch.ops.aimet.*`` itself. Formulas and edge cases: ``docs/numerics.md``.
 """
 
 from __future__ import annotations

@@ -23,22 +23,24 @@ def quantize(
     Ties round to the even code. NaN stays NaN, infinities become ``qmin`` or ``qmax``.
 
     Args:
-        input: float16, bfloat16, float32 or float64, any shape and strides. All but float64 are computed in float32.
+        input: float16, bfloat16, float32 or float64, any shape and strides. All but float64 are
+            computed in float32.
         scale: positive; broadcasts against ``input``: ``()`` per tensor, ``(C, 1, 1)`` per channel.
         offset: in codes, usually an integer; of the shape of ``scale`` or one element.
         qmin: lowest code.
         qmax: highest code.
-        block_size: one entry per dimension of ``scale``, aligned to the right of ``input``: dimension ``d`` of ``input`` has
-            ``scale.size(d) * block_size[d]`` elements; ``-1`` stands for ``input.size(d) / scale.size(d)``.
+        block_size: one entry per dimension of ``scale``, aligned to the right of ``input``:
+            dimension ``d`` of ``input`` has ``scale.size(d) * block_size[d]`` elements; ``-1``
+            stands for ``input.size(d) / scale.size(d)``.
 
     Returns:
-        The codes, in the shape, dtype and memory format of ``input``. Differentiable with respect to ``input``, ``scale`` and
-        ``offset``; rounding counts as the identity.
+        The codes, in the shape, dtype and memory format of ``input``. Differentiable with respect
+        to ``input``, ``scale`` and ``offset``; rounding counts as the identity.
 
     Raises:
         TypeError: ``input`` or ``scale`` is not floating.
-        ValueError: shapes do not fit, ``qmin >= qmax``, or a scale is not positive and finite (read on the CPU only, and
-            for up to 1024 scales).
+        ValueError: shapes do not fit, ``qmin >= qmax``, or a scale is not positive and finite (read
+            on the CPU only, and for up to 1024 scales).
 
     Source: Jacob et al. 2018 (arXiv 1712.05877), eq. 1.
 
@@ -60,7 +62,8 @@ def dequantize(
         block_size: as in :func:`quantize`.
 
     Returns:
-        Real numbers, in the shape, dtype and memory format of ``input``. Differentiable with respect to all three tensors.
+        Real numbers, in the shape, dtype and memory format of ``input``. Differentiable with
+        respect to all three tensors.
 
     Raises:
         TypeError: ``input`` or ``scale`` is not floating.
@@ -82,9 +85,10 @@ def quantize_dequantize(
 ) -> Tensor:
     """Rounds ``input`` to the grid and maps it back: ``dequantize(quantize(input))`` in one pass.
 
-    Gradients (straight-through): with ``m = 1`` where the code lies in ``[qmin, qmax]`` before clamping,
-    ``d input = g * m``, ``d scale = sum(g * (round(x / s) - x / s if m else q + offset))``, ``d offset = sum(g * s * (1 - m))``.
-    If only ``input`` needs a gradient, one bit per element is kept for backward, else ``input`` itself.
+    Gradients (straight-through): with ``m = 1`` where the code lies in ``[qmin, qmax]`` before
+    clamping, ``d input = g * m``, ``d scale = sum(g * (round(x / s) - x / s if m else q +
+    offset))``, ``d offset = sum(g * s * (1 - m))``. If only ``input`` needs a gradient, one bit per
+    element is kept for backward, else ``input`` itself.
 
     Args:
         input: float16, bfloat16, float32 or float64, any shape and strides.
@@ -101,8 +105,8 @@ def quantize_dequantize(
         TypeError: ``input`` or ``scale`` is not floating.
         ValueError: shapes do not fit, ``qmin >= qmax``, or a scale is not positive and finite.
 
-    Source: Jacob et al. 2018 (arXiv 1712.05877); gradients: Esser et al. 2020 (arXiv 1902.08153), Bhalgat et al. 2020
-    (arXiv 2004.09576).
+    Source: Jacob et al. 2018 (arXiv 1712.05877); gradients: Esser et al. 2020 (arXiv 1902.08153),
+    Bhalgat et al. 2020 (arXiv 2004.09576).
 
     >>> quantize_dequantize(torch.tensor([0.26, 9.0]), torch.tensor(0.5), torch.tensor(0.0), -8, 7)
     tensor([0.5000, 3.5000])

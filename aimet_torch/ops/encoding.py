@@ -13,8 +13,9 @@ def range_from_min_max(
 ) -> tuple[Tensor, Tensor]:
     """The smallest range of the grid ``[qmin, qmax]`` that holds ``[min, max]`` and zero.
 
-    A symmetric range consists of whole steps on both sides of zero, ``ceil(n / 2)`` of them below for ``n = qmax - qmin``; the
-    lowest code is used. The range is at least float32's epsilon wide per step, so constant and all-zero data are fine.
+    A symmetric range consists of whole steps on both sides of zero, ``ceil(n / 2)`` of them below
+    for ``n = qmax - qmin``; the lowest code is used. The range is at least float32's epsilon wide
+    per step, so constant and all-zero data are fine.
 
     Args:
         min: smallest observed values, floating, any shape; ``+inf`` where nothing was observed.
@@ -22,8 +23,8 @@ def range_from_min_max(
         qmin: lowest code.
         qmax: highest code.
         symmetric: zero lies in the middle of the grid.
-        strict: leave the lowest code of a symmetric grid out, so that both sides are equal; pass ``qmin + 1`` on to
-            :func:`encoding_from_range`.
+        strict: leave the lowest code of a symmetric grid out, so that both sides are equal; pass
+            ``qmin + 1`` on to :func:`encoding_from_range`.
 
     Returns:
         ``(min, max)`` of the range, same shape and dtype. Not differentiable. NaN gives NaN.
@@ -43,8 +44,9 @@ def encoding_from_range(
 ) -> tuple[Tensor, Tensor]:
     """Scale and offset of the grid ``[qmin, qmax]`` over the range ``[min, max]``.
 
-    ``scale = (max - min) / (qmax - qmin)``, at least the minimal scale. ``offset = clamp(round(min / scale) - qmin, -qmax,
-    -qmin)``, or, symmetric, ``-round((qmin + qmax) / 2)``, which is 0 for a signed grid.
+    ``scale = (max - min) / (qmax - qmin)``, at least the minimal scale. ``offset = clamp(round(min
+    / scale) - qmin, -qmax, -qmin)``, or, symmetric, ``-round((qmin + qmax) / 2)``, which is 0 for a
+    signed grid.
 
     Args:
         min: lower limits, floating, any shape.
@@ -54,8 +56,8 @@ def encoding_from_range(
         symmetric: zero lies in the middle of the grid.
 
     Returns:
-        ``(scale, offset)``, same shape and dtype. Differentiable with respect to ``min`` and ``max``; rounding counts as
-        the identity.
+        ``(scale, offset)``, same shape and dtype. Differentiable with respect to ``min`` and
+        ``max``; rounding counts as the identity.
 
     Raises:
         TypeError: ``min`` and ``max`` are not floating or of different dtypes.

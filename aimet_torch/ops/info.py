@@ -14,8 +14,8 @@ def build_info() -> dict[str, Any]:
     """How the library was built.
 
     Returns:
-        ``version``, ``torch_version`` (the one it was built for), ``cuda`` (whether it has CUDA kernels), ``compiler``,
-        ``instruction_sets`` (the builds of its CPU kernels).
+        ``version``, ``torch_version`` (the one it was built for), ``cuda`` (whether it has CUDA
+        kernels), ``compiler``, ``instruction_sets`` (the builds of its CPU kernels).
     """
     return json.loads(torch.ops.aimet.build_info())
 
@@ -23,7 +23,8 @@ def build_info() -> dict[str, Any]:
 def cpu_capability() -> str:
     """The CPU kernels in use: ``"baseline"``, ``"avx2"`` or ``"avx512"``.
 
-    The best the processor has; the environment variable ``AIMET_CPU_CAPABILITY``, read once, can lower it.
+    The best the processor has; the environment variable ``AIMET_CPU_CAPABILITY``, read once, can
+    lower it.
 
     Raises:
         ValueError: the environment variable names none of the three.

@@ -1,8 +1,9 @@
 """Ranges for a grid from histograms, for all channels at once.
 
-All functions take ``histogram``, int64 of shape ``(*min.shape, bins)``, whose bins divide ``[min, max]`` equally, and return the
-limits ``(min, max)`` of the range: same shape and dtype as ``min``, zero included. Pass them on to
-:func:`aimet_torch.ops.encoding_from_range`. Where the histogram is empty they are the minimal range.
+All functions take ``histogram``, int64 of shape ``(*min.shape, bins)``, whose bins divide ``[min,
+max]`` equally, and return the limits ``(min, max)`` of the range: same shape and dtype as ``min``,
+zero included. Pass them on to :func:`aimet_torch.ops.encoding_from_range`. Where the histogram is
+empty they are the minimal range.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ def range_from_percentile(
 ) -> tuple[Tensor, Tensor]:
     """Cuts off the values beyond ``percentile`` on either side.
 
-    The limits are the left edges of the bins in which the cumulative count reaches ``1 - percentile / 100`` and
-    ``percentile / 100`` of all, made a range of the grid as in :func:`aimet_torch.ops.range_from_min_max`.
+    The limits are the left edges of the bins in which the cumulative count reaches ``1 - percentile
+    / 100`` and ``percentile / 100`` of all, made a range of the grid as in
+    :func:`aimet_torch.ops.range_from_min_max`.
 
     Args:
         histogram: int64, ``(*min.shape, bins)``.
@@ -75,9 +77,11 @@ def range_from_sqnr(
         qmin: lowest code.
         qmax: highest code.
         symmetric: zero lies in the middle of the grid.
-        asymmetric_delta_candidates: scales tried for an asymmetric grid, at least 2: ``k / (count - 1)`` of the largest one.
+        asymmetric_delta_candidates: scales tried for an asymmetric grid, at least 2: ``k / (count -
+            1)`` of the largest one.
         symmetric_delta_candidates: the same for a symmetric grid.
-        offset_candidates: offsets tried with each scale of an asymmetric grid, at least 3; the last is that of the data.
+        offset_candidates: offsets tried with each scale of an asymmetric grid, at least 3; the last
+            is that of the data.
         gamma: weight of the error of clipped values, positive.
 
     Returns:
@@ -106,8 +110,9 @@ def range_from_mse(
 ) -> tuple[Tensor, Tensor]:
     """The range with the least squared error.
 
-    Symmetric: one limit, 256 fractions of the widest range. Asymmetric: both limits, first on a raster of 16 by 16, then
-    around the best on rasters down to 1/2048 of the observed range. Of equal candidates the widest is kept.
+    Symmetric: one limit, 256 fractions of the widest range. Asymmetric: both limits, first on a
+    raster of 16 by 16, then around the best on rasters down to 1/2048 of the observed range. Of
+    equal candidates the widest is kept.
 
     Args:
         histogram: int64, ``(*min.shape, bins)``.
@@ -130,10 +135,11 @@ def range_from_mse(
 def range_from_entropy(
     histogram: Tensor, min: Tensor, max: Tensor, qmin: int, qmax: int, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
-    """The range with the least Kullback-Leibler divergence between the distributions before and after quantization.
+    """The range whose quantization changes the distribution least (Kullback-Leibler divergence).
 
-    Searched like :func:`range_from_mse`. The distribution after quantization spreads what falls on one code over the occupied
-    bins of that code. Clipped values count at the edges of the distribution before, and are missing in the one after.
+    Searched like :func:`range_from_mse`. The distribution after quantization spreads what falls on
+    one code over the occupied bins of that code. Clipped values count at the edges of the
+    distribution before, and are missing in the one after.
 
     Args:
         histogram: int64, ``(*min.shape, bins)``.

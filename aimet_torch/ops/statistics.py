@@ -21,8 +21,8 @@ def min_max(
         block_size: one entry per dimension of ``shape``, as in :func:`aimet_torch.ops.quantize`.
 
     Returns:
-        ``(min, max)`` of ``shape``, float32 (float64 for float64 input). NaN and infinities do not count; where nothing
-        counts, the results are ``+inf`` and ``-inf``. Not differentiable.
+        ``(min, max)`` of ``shape``, float32 (float64 for float64 input). NaN and infinities do not
+        count; where nothing counts, the results are ``+inf`` and ``-inf``. Not differentiable.
 
     Raises:
         TypeError: ``input`` is not floating.
@@ -45,8 +45,9 @@ def update_histogram_(
 ) -> None:
     """Adds the finite values of ``input`` to ``histogram``, in place.
 
-    The bins divide ``[min, max]`` equally, by the formula of ``torch.histc``; values outside count in the first or last bin.
-    Where ``min == max`` the bins divide ``[min - 0.5, max + 0.5]``; where ``min > max`` nothing is counted.
+    The bins divide ``[min, max]`` equally, by the formula of ``torch.histc``; values outside count
+    in the first or last bin. Where ``min == max`` the bins divide ``[min - 0.5, max + 0.5]``; where
+    ``min > max`` nothing is counted.
 
     Args:
         histogram: int64, shape ``(*min.shape, bins)``; changed.
@@ -60,7 +61,8 @@ def update_histogram_(
         ValueError: shapes do not fit.
 
     >>> histogram = torch.zeros(4, dtype=torch.int64)
-    >>> update_histogram_(histogram, torch.tensor([0.0, 0.1, 0.9, 5.0]), torch.tensor(0.0), torch.tensor(1.0))
+    >>> zero, one = torch.tensor(0.0), torch.tensor(1.0)
+    >>> update_histogram_(histogram, torch.tensor([0.0, 0.1, 0.9, 5.0]), zero, one)
     >>> histogram
     tensor([2, 0, 0, 2])
     """
@@ -70,9 +72,10 @@ def update_histogram_(
 def rebin_histogram(
     histogram: Tensor, old_min: Tensor, old_max: Tensor, new_min: Tensor, new_max: Tensor
 ) -> Tensor:
-    """Moves the counts of ``histogram`` over ``[old_min, old_max]`` to bins over the wider ``[new_min, new_max]``.
+    """Moves the counts of ``histogram`` from ``[old_min, old_max]`` to bins over a wider range.
 
-    A bin that crosses a border of the new bins is divided in proportion, rounded to whole counts; no count is lost.
+    A bin that crosses a border of the new bins is divided in proportion, rounded to whole counts;
+    no count is lost.
 
     Args:
         histogram: int64, shape ``(*old_min.shape, bins)``.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.reference.encoding import LARGEST_LIMIT
+
 Array = NDArray[np.floating]
 Counts = NDArray[np.int64]
 
 
 def bin_range(low: np.floating, high: np.floating) -> tuple[np.floating, np.floating]:
-    half = type(low)(0.5)
-    return (low - half, high + half) if low == high else (low, high)
+    half = type(low)(0.5 if low == high else 0.0)
+    limit = type(low)(LARGEST_LIMIT)
+    return np.clip(low - half, -limit, limit), np.clip(high + half, -limit, limit)
 
 
 def histogram(x: Array, low: np.floating, high: np.floating, bins: int) -> Counts:
@@ -35,9 +38,11 @@ def rebin(
     bins = len(counts)
     new = bin_range(*new)
     result = np.zeros_like(counts)
-    if old[0] == old[1]:
+    is_point = old[0] == old[1]
+    if is_point:
         result += histogram(np.repeat(old[0], counts.sum()), *new, bins)
         return result
+    old = bin_range(*old)
     old_width = (old[1] - old[0]) / dtype(bins)
     new_width = (new[1] - new[0]) / dtype(bins)
     for index, count in enumerate(counts):

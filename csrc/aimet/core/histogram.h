@@ -17,10 +17,12 @@ AIMET_HOST_DEVICE bool is_observed(Range<T> range) {
 }
 
 // The range that the bins divide: constant data gets half a unit on either side, as in torch.histc.
+// Limits are kept so small that their difference does not overflow.
 template <typename T>
 AIMET_HOST_DEVICE Range<T> bin_range(Range<T> observed) {
-  if (observed.min != observed.max) return observed;
-  return {observed.min - T(0.5), observed.max + T(0.5)};
+  const T half = observed.min == observed.max ? T(0.5) : T(0);
+  const T limit = largest_limit<T>();
+  return {clamp(observed.min - half, -limit, limit), clamp(observed.max + half, -limit, limit)};
 }
 
 template <typename T>
@@ -34,7 +36,8 @@ template <typename T>
 AIMET_HOST_DEVICE std::int32_t bin_index(T x, Range<T> bins, std::int64_t bin_count) {
   const T position = (x - bins.min) * T(bin_count) / (bins.max - bins.min);
   const T last = T(bin_count - 1);
-  // NaN (a range that overflows) compares false and lands in bin 0 like everything below it.
+  // NaN (0 / 0, where half a unit does not widen a huge constant) compares false and lands in bin 0
+  // like everything below it.
   const T raised = position > T(0) ? position : T(0);
   return static_cast<std::int32_t>(raised < last ? raised : last);
 }

@@ -1,6 +1,7 @@
 // C++ API, Meta kernels and ATen fallback of the histogram operators.
 #include "aimet/ops/histogram.h"
 
+#include "aimet/core/encoding.h"
 #include "aimet/ops/affine_composite.h"
 #include "aimet/ops/checks.h"
 #include "aimet/ops/dispatch.h"
@@ -61,10 +62,13 @@ void update_histogram_composite(at::Tensor histogram, const at::Tensor& input,
   const at::Tensor observed_low = min.to(type).reshape({-1, 1});
   const at::Tensor observed_high = max.to(type).reshape({-1, 1});
   const at::Tensor is_point = observed_low == observed_high;
-  const at::Tensor low = at::where(is_point, observed_low - 0.5, observed_low);
-  const at::Tensor high = at::where(is_point, observed_high + 0.5, observed_high);
-  const at::Tensor is_observed =
-      observed_low.isfinite().logical_and(observed_high.isfinite()).logical_and(low <= high);
+  const double limit = core::largest_limit<double>();
+  const at::Tensor low = at::where(is_point, observed_low - 0.5, observed_low).clamp(-limit, limit);
+  const at::Tensor high =
+      at::where(is_point, observed_high + 0.5, observed_high).clamp(-limit, limit);
+  const at::Tensor is_observed = observed_low.isfinite()
+                                     .logical_and(observed_high.isfinite())
+                                     .logical_and(observed_low <= observed_high);
   const at::Tensor is_counted = x.isfinite().logical_and(is_observed);
   const at::Tensor position = (at::where(is_counted, x, 0) - low) * bin_count / (high - low);
   const at::Tensor index = position.nan_to_num(0).clamp(0, bin_count - 1).to(at::kLong);

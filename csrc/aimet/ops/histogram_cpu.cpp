@@ -96,7 +96,7 @@ void rebin(const at::Tensor& source, const at::Tensor& old_min, const at::Tensor
         continue;
       }
       const core::BinSplit split =
-          core::split_bin(bin, from[bin], old_observed, new_bins, bin_count);
+          core::split_bin(bin, from[bin], core::bin_range(old_observed), new_bins, bin_count);
       to[split.index] += split.first;
       to[std::min(split.index + 1, bin_count - 1)] += from[bin] - split.first;
     }

@@ -22,7 +22,7 @@ class Case:
     layout: str = "contiguous"
 
     def input(self, dtype: torch.dtype = torch.float32, *, finite: bool = False) -> Tensor:
-        """Normal values with ties, both zeros, values far outside, and (unless finite) no numbers."""
+        """Normal values, ties, both zeros, values far outside, and (unless finite) no numbers."""
         generator = torch.Generator().manual_seed(sum(self.shape) + len(self.name))
         x = torch.randn(self.shape, generator=generator, dtype=torch.float64) * 2
         specials = [0.0, -0.0, 0.125, 0.375, -0.375, 1e4, -1e4, 1e-40]

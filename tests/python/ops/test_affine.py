@@ -1,4 +1,4 @@
-"""quantize, dequantize, quantize_dequantize: bit equality with NumPy, gradients against the formulas."""
+"""quantize, dequantize, quantize_dequantize: equal to NumPy; gradients against the formulas."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ The choice of instruction set is made once per process, so each runs in one of i
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -24,44 +25,48 @@ results = {}
 def record(name, *tensors):
     digest = hashlib.sha256()
     for tensor in tensors:
-        # Payloads of NaN are not part of the contract.
-        tensor = torch.nan_to_num(tensor.detach(), nan=-12345.0) if tensor.is_floating_point() else tensor
+        tensor = tensor.detach()
+        if tensor.is_floating_point():  # payloads of NaN are not part of the contract
+            tensor = torch.nan_to_num(tensor, nan=-12345.0)
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     results[name] = digest.hexdigest()
 
+LARGE = [
+    Case("large", (400, 300)),
+    Case("large_rows", (64, 2500), (64, 1)),
+    Case("large_columns", (3000, 64), (64,)),
+    Case("large_blocks", (128, 1024), (128, 8), (1, 128)),
+    Case("large_short_runs", (700, 40, 2), (40, 1)),
+]
+
+def run(case, dtype, name):
+    blocks = case.block_size
+    x = case.input(dtype)
+    finite = case.input(dtype, finite=True).requires_grad_()
+    scale, offset = (p.requires_grad_() for p in case.parameters(dtype))
+    y = ops.quantize_dequantize(finite, scale, offset, -8, 7, blocks)
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    record(name, y, *torch.autograd.grad(y, (finite, scale, offset), grad))
+    plain = ops.quantize_dequantize(x, scale.detach(), offset.detach(), -8, 7, blocks)
+    record(name + "/plain", plain)
+    low, high = ops.min_max(x, case.scale_shape, blocks)
+    counts = torch.zeros(*case.scale_shape, 128, dtype=torch.int64)
+    ops.update_histogram_(counts, x, low, high, blocks)
+    record(name + "/statistics", low, high, counts)
+    if dtype == torch.float32 and counts.numel() <= 64 * 128:
+        for search in (ops.range_from_sqnr, ops.range_from_mse, ops.range_from_entropy):
+            record(name + "/" + search.__name__, *search(counts, low, high, 0, 255, False))
+
 for threads in (1, 2, 3):
     torch.set_num_threads(threads)
-    large = [
-        Case("large", (400, 300)),
-        Case("large_rows", (64, 2500), (64, 1)),
-        Case("large_columns", (3000, 64), (64,)),
-        Case("large_blocks", (128, 1024), (128, 8), (1, 128)),
-        Case("large_short_runs", (700, 40, 2), (40, 1)),
-    ]
-    for case in CASES + large:
+    for case in CASES + LARGE:
         for dtype in DTYPES:
-            name = f"{threads}/{case.name}/{dtype}"
-            x = case.input(dtype)
-            finite = case.input(dtype, finite=True).requires_grad_()
-            scale, offset = (p.requires_grad_() for p in case.parameters(dtype))
-            y = ops.quantize_dequantize(finite, scale, offset, -8, 7, case.block_size)
-            grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
-            record(name, y, *torch.autograd.grad(y, (finite, scale, offset), grad))
-            record(name + "/plain", ops.quantize_dequantize(x, scale.detach(), offset.detach(), -8, 7, case.block_size))
-            low, high = ops.min_max(x, case.scale_shape, case.block_size)
-            counts = torch.zeros(*case.scale_shape, 128, dtype=torch.int64)
-            ops.update_histogram_(counts, x, low, high, case.block_size)
-            record(name + "/statistics", low, high, counts)
-            if dtype == torch.float32 and counts.numel() <= 64 * 128:
-                for search in (ops.range_from_sqnr, ops.range_from_mse, ops.range_from_entropy):
-                    record(name + "/" + search.__name__, *search(counts, low, high, 0, 255, False))
+            run(case, dtype, f"{threads}/{case.name}/{dtype}")
 json.dump({"capability": ops.cpu_capability(), "results": results}, sys.stdout)
 """
 
 
 def run_battery(capability: str) -> dict:
-    import json
-
     environment = dict(os.environ, AIMET_CPU_CAPABILITY=capability)
     command = [sys.executable, "-c", BATTERY]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -94,7 +99,9 @@ def test_instruction_sets_do_not_matter(capability: str, baseline: dict) -> None
         if os.environ.get(f"AIMET_REQUIRE_{capability.upper()}") == "1":
             pytest.fail(f"AIMET_REQUIRE_{capability.upper()}=1, but this processor has none")
         pytest.skip(f"this processor has no {capability}")
-    different = [name for name in run["results"] if run["results"][name] != baseline["results"][name]]
+    different = [
+        name for name in run["results"] if run["results"][name] != baseline["results"][name]
+    ]
     assert different == []
 
 

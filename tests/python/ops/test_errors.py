@@ -1,4 +1,4 @@
-"""Every error of every operator: its class and its words, on the CPU and, for shapes and dtypes, when compiling (Meta)."""
+"""Every error of every operator: its class and its words, on the CPU and when compiling (Meta)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ SHARED: list[tuple[str, Arguments, type[Exception], str]] = [
         "quantize_dequantize",
         (X.int(), ONE, ZERO, -8, 7),
         TypeError,
-        "quantize_dequantize: `input` must be float16, bfloat16, float32 or float64, got Int; convert it",
+        "quantize_dequantize: `input` must be float16, bfloat16, float32 or "
+        "float64, got Int; convert it",
     ),
     ("quantize", (X, ONE.long(), ZERO, -8, 7), TypeError, "quantize: `scale` must be float16"),
-    ("dequantize", (X, ONE, ZERO.bool()), TypeError, "dequantize: `offset` must hold real numbers, got Bool"),
+    (
+        "dequantize",
+        (X, ONE, ZERO.bool()),
+        TypeError,
+        "dequantize: `offset` must hold real numbers, got Bool",
+    ),
     (
         "quantize_dequantize",
         (X, ONE, ZERO, 7, 7),
@@ -37,25 +43,29 @@ SHARED: list[tuple[str, Arguments, type[Exception], str]] = [
         "quantize",
         (X, ONE, ZERO, 0, 2**33),
         ValueError,
-        "quantize: `qmin` and `qmax` must lie in [-2**31, 2**32 - 1], got qmin=0 and qmax=8589934592",
+        "quantize: `qmin` and `qmax` must lie in [-2**31, 2**32 - 1], got qmin=0 "
+        "and qmax=8589934592",
     ),
     (
         "dequantize",
         (X, torch.ones(5), ZERO),
         ValueError,
-        "dequantize: `scale` must broadcast against `input`, got scale of shape [5] and input of shape [4, 6]",
+        "dequantize: `scale` must broadcast against `input`, got scale of shape [5] "
+        "and input of shape [4, 6]",
     ),
     (
         "quantize",
         (X, torch.ones(1, 4, 6), ZERO, -8, 7),
         ValueError,
-        "quantize: `scale` must not have more dimensions than `input`, got scale of shape [1, 4, 6]",
+        "quantize: `scale` must not have more dimensions than `input`, got scale of "
+        "shape [1, 4, 6]",
     ),
     (
         "quantize_dequantize",
         (X, torch.ones(4, 1), torch.zeros(6), -8, 7),
         ValueError,
-        "quantize_dequantize: `offset` must have the shape of `scale` or one element, got offset of shape [6]",
+        "quantize_dequantize: `offset` must have the shape of `scale` or one "
+        "element, got offset of shape [6]",
     ),
     (
         "quantize_dequantize",
@@ -67,13 +77,15 @@ SHARED: list[tuple[str, Arguments, type[Exception], str]] = [
         "quantize_dequantize",
         (X, torch.ones(4, 2), ZERO, -8, 7, [1, 0]),
         ValueError,
-        "entries of `block_size` must be positive, or -1 for the rest of the dimension, got block_size=[1, 0]",
+        "entries of `block_size` must be positive, or -1 for the rest of the "
+        "dimension, got block_size=[1, 0]",
     ),
     (
         "quantize_dequantize",
         (X, torch.ones(4, 2), ZERO, -8, 7, [1, 4]),
         ValueError,
-        "`scale` times `block_size` must give the shape of `input`, got scale of shape [4, 2], block_size=[1, 4]",
+        "`scale` times `block_size` must give the shape of `input`, got scale of "
+        "shape [4, 2], block_size=[1, 4]",
     ),
     (
         "quantize_dequantize",
@@ -82,8 +94,18 @@ SHARED: list[tuple[str, Arguments, type[Exception], str]] = [
         "`scale` times `block_size` must give the shape of `input`",
     ),
     ("min_max", (X.int(), ()), TypeError, "min_max: `input` must be float16"),
-    ("min_max", (X, (5,)), ValueError, "min_max: `shape` must broadcast against `input`, got shape of shape [5]"),
-    ("range_from_min_max", (ONE.int(), ONE, 0, 7, False), TypeError, "range_from_min_max: `min` must be float16"),
+    (
+        "min_max",
+        (X, (5,)),
+        ValueError,
+        "min_max: `shape` must broadcast against `input`, got shape of shape [5]",
+    ),
+    (
+        "range_from_min_max",
+        (ONE.int(), ONE, 0, 7, False),
+        TypeError,
+        "range_from_min_max: `min` must be float16",
+    ),
     (
         "range_from_min_max",
         (ONE, ONE.double(), 0, 7, False),
@@ -96,7 +118,12 @@ SHARED: list[tuple[str, Arguments, type[Exception], str]] = [
         ValueError,
         "encoding_from_range: `min` and `max` must have the same shape, got [] and [2]",
     ),
-    ("encoding_from_range", (ZERO, ONE, 3, -3, True), ValueError, "encoding_from_range: `qmin` must be less than"),
+    (
+        "encoding_from_range",
+        (ZERO, ONE, 3, -3, True),
+        ValueError,
+        "encoding_from_range: `qmin` must be less than",
+    ),
     (
         "update_histogram_",
         (HISTOGRAM.int(), X, ZERO, ONE),
@@ -107,10 +134,16 @@ SHARED: list[tuple[str, Arguments, type[Exception], str]] = [
         "update_histogram_",
         (HISTOGRAM, X, torch.zeros(6), torch.ones(6)),
         ValueError,
-        "`histogram` must have the shape of `min` and one more dimension of bins, got histogram of shape [8]",
+        "`histogram` must have the shape of `min` and one more dimension of bins, "
+        "got histogram of shape [8]",
     ),
     ("update_histogram_", (HISTOGRAM[:0], X, ZERO, ONE), ValueError, "one more dimension of bins"),
-    ("update_histogram_", (HISTOGRAM, X.int(), ZERO, ONE), TypeError, "update_histogram_: `input` must be"),
+    (
+        "update_histogram_",
+        (HISTOGRAM, X.int(), ZERO, ONE),
+        TypeError,
+        "update_histogram_: `input` must be",
+    ),
     (
         "update_histogram_",
         (torch.zeros(5, 8, dtype=torch.int64), X, torch.zeros(5), torch.ones(5)),
@@ -129,8 +162,18 @@ SHARED: list[tuple[str, Arguments, type[Exception], str]] = [
         ValueError,
         "range_from_percentile: `percentile` must lie in [50, 100], got 20",
     ),
-    ("range_from_mse", (HISTOGRAM, ZERO, ONE, 7, 0, False), ValueError, "range_from_mse: `qmin` must be less"),
-    ("range_from_entropy", (HISTOGRAM.float(), ZERO, ONE, 0, 7, False), TypeError, "range_from_entropy: `histogram` must be int64"),
+    (
+        "range_from_mse",
+        (HISTOGRAM, ZERO, ONE, 7, 0, False),
+        ValueError,
+        "range_from_mse: `qmin` must be less",
+    ),
+    (
+        "range_from_entropy",
+        (HISTOGRAM.float(), ZERO, ONE, 0, 7, False),
+        TypeError,
+        "range_from_entropy: `histogram` must be int64",
+    ),
     (
         "range_from_sqnr",
         (HISTOGRAM, ZERO, ONE, 0, 7, False, 1),
@@ -179,7 +222,9 @@ def test_meta(operator: str, arguments: Arguments, error: type[Exception], messa
 @pytest.mark.parametrize("value", [0.0, -1.5, float("nan"), float("inf")])
 @pytest.mark.parametrize("operator", ["quantize", "quantize_dequantize"])
 def test_scales_must_be_positive_and_finite(operator: str, value: float) -> None:
-    message = f"{operator}: `scale` must be positive and finite, got {value:g}; compute the encodings"
+    message = (
+        f"{operator}: `scale` must be positive and finite, got {value:g}; compute the encodings"
+    )
     for scale in (torch.tensor(value), torch.tensor([1.0, 1, 1, 1, 1, value])):
         with pytest.raises(ValueError, match=re.escape(message)):
             function(operator)(X, scale, ZERO, -8, 7)
@@ -197,7 +242,9 @@ def test_more_than_a_thousand_scales_are_not_read() -> None:
 
 def test_parts_of_the_gradient_check_their_arguments() -> None:
     operators = torch.ops.aimet
-    with pytest.raises(ValueError, match="`mask` must be uint8 with one bit for each element of `grad`"):
+    with pytest.raises(
+        ValueError, match="`mask` must be uint8 with one bit for each element of `grad`"
+    ):
         operators._quantize_dequantize_mask_backward(X, torch.zeros(2, dtype=torch.uint8))
     with pytest.raises(ValueError, match="`grad` must have the shape of `input`, got"):
         operators._quantize_dequantize_backward(X[:2], X, ONE, ZERO, -8, 7, None, [True] * 3)

@@ -84,7 +84,8 @@ def test_ranges_hold_the_data_and_zero(a, b, grid, symmetric) -> None:
     zero = ops.quantize_dequantize(torch.tensor(0.0), scale, offset, *grid)
     assert zero == 0
     reached = ops.quantize_dequantize(torch.stack([low, high]), scale, offset, *grid)
-    # A limit is at most half a step outside, or one step at the positive end of a symmetric grid of 2 bits.
+    # A limit is at most half a step outside, or one step at the positive end of a symmetric grid of
+    # 2 bits.
     slack = 1.01 if symmetric and grid[1] - grid[0] == 3 else 0.51
     assert ((reached - torch.stack([low, high])).abs() <= slack * scale + 1e-6 * high.abs()).all()
 

@@ -91,12 +91,13 @@ def error_of(x: torch.Tensor, ranges: tuple[torch.Tensor, torch.Tensor], grid: t
 
 @pytest.mark.parametrize("grid", [(-8, 7, True), (0, 15, False)], ids=str)
 @pytest.mark.parametrize("kind", ["normal", "relu", "outliers", "shifted"])
-def test_mse_finds_about_the_best_error_on_the_data(
-    kind: str, grid: tuple[int, int, bool]
-) -> None:
+def test_mse_finds_about_the_best_error_on_the_data(kind: str, grid: tuple[int, int, bool]) -> None:
     x = data(kind)
     histogram, low, high = histogram_of(x, ())
-    errors = {name: error_of(x, search(histogram, low, high, *grid), grid) for name, search in SEARCHES.items()}
+    errors = {
+        name: error_of(x, search(histogram, low, high, *grid), grid)
+        for name, search in SEARCHES.items()
+    }
     whole = error_of(x, ops.range_from_min_max(low, high, *grid), grid)
     # 2 %: the search sees the centers of 256 bins, not the data.
     assert errors["mse"] <= 1.02 * min(*errors.values(), whole)

@@ -1,4 +1,4 @@
-"""What PyTorch expects of operators: opcheck, compile, export, TorchScript, autocast, other devices."""
+"""What PyTorch expects of operators: opcheck, compile, export, TorchScript, autocast, devices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ GRID = (-8, 7)
 
 def affine_samples() -> list[tuple]:
     samples = []
-    for name in ("per_tensor", "second_axis_channels_last", "middle_axis_sliced", "blocks", "empty"):
+    for name in (
+        "per_tensor",
+        "second_axis_channels_last",
+        "middle_axis_sliced",
+        "blocks",
+        "empty",
+    ):
         case = BY_NAME[name]
         x = case.input(finite=True).detach()
         samples.append((case, x, *case.parameters()))
@@ -37,12 +43,20 @@ def samples_of(operator: str) -> list[tuple]:
     if operator in ("quantize", "quantize_dequantize"):
         inputs = [(x, s, o, *GRID, case.block_size) for case, x, s, o in affine_samples()]
         learning = [
-            (x.clone().requires_grad_(), s.clone().requires_grad_(), o.clone().requires_grad_(), *rest)
+            (
+                x.clone().requires_grad_(),
+                s.clone().requires_grad_(),
+                o.clone().requires_grad_(),
+                *rest,
+            )
             for x, s, o, *rest in inputs
         ]
         return [*inputs, *learning, (inputs[1][0].clone().requires_grad_(), *inputs[1][1:])]
     if operator == "dequantize":
-        return [(x.clone().requires_grad_(), s.clone().requires_grad_(), o, case.block_size) for case, x, s, o in affine_samples()]
+        return [
+            (x.clone().requires_grad_(), s.clone().requires_grad_(), o, case.block_size)
+            for case, x, s, o in affine_samples()
+        ]
     if operator == "_quantize_dequantize_mask":
         return [(x, s, o, *GRID, case.block_size) for case, x, s, o in affine_samples()]
     if operator == "_quantize_dequantize_mask_backward":
@@ -57,13 +71,20 @@ def samples_of(operator: str) -> list[tuple]:
         return [(x, case.scale_shape, case.block_size) for case, x, _, _ in affine_samples()]
     if operator == "update_histogram_":
         counts, low, high = histogram()
-        return [(counts, torch.randn(3, 50), low, high), (counts[0, 0], torch.randn(9), low[0, 0], high[0, 0])]
+        return [
+            (counts, torch.randn(3, 50), low, high),
+            (counts[0, 0], torch.randn(9), low[0, 0], high[0, 0]),
+        ]
     if operator == "rebin_histogram":
         counts, low, high = histogram()
         return [(counts, low, high, low - 1, high + 0.3)]
     if operator == "encoding_from_range":
         low, high = (t.clone().requires_grad_() for t in histogram()[1:])
-        return [(low, high, *GRID, True), (low, high, 0, 255, False), (low.detach(), high.detach(), 0, 255, False)]
+        return [
+            (low, high, *GRID, True),
+            (low, high, 0, 255, False),
+            (low.detach(), high.detach(), 0, 255, False),
+        ]
     if operator == "range_from_min_max":
         return [(*histogram()[1:], *GRID, True, True), (*histogram()[1:], 0, 255, False)]
     if operator == "range_from_percentile":
@@ -106,7 +127,11 @@ def test_every_backend_is_registered(operator: str) -> None:
 
 def test_every_operator_is_tested_somewhere() -> None:
     tests = "".join(path.read_text() for path in TESTS.rglob("*.py"))
-    registered = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("aimet::")}
+    registered = {
+        name.split("::")[1]
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("aimet::")
+    }
     assert set(OURS) <= registered
     assert [name for name in registered if name.split(".")[0] not in tests] == []
 
@@ -156,7 +181,9 @@ def test_export_keeps_the_operator_and_the_batch_free() -> None:
 
     batch = torch.export.Dim("batch")
     exported = torch.export.export(Model(), (torch.randn(4, 3),), dynamic_shapes=({0: batch},))
-    assert any(node.target is OPERATORS.quantize_dequantize.default for node in exported.graph.nodes)
+    assert any(
+        node.target is OPERATORS.quantize_dequantize.default for node in exported.graph.nodes
+    )
     x = torch.randn(7, 3)
     assert same_bits(exported.module()(x), Model()(x))
 
@@ -173,7 +200,9 @@ def test_torchscript_saves_loads_and_learns() -> None:
     x = torch.randn(9, requires_grad=True)
     scale = torch.tensor(0.1, requires_grad=True)
     y = loaded(x, scale, torch.tensor(0.0))
-    assert same_bits(y.detach(), ops.quantize_dequantize(x, scale, torch.tensor(0.0), *GRID).detach())
+    assert same_bits(
+        y.detach(), ops.quantize_dequantize(x, scale, torch.tensor(0.0), *GRID).detach()
+    )
     y.sum().backward()
     assert x.grad is not None
     assert scale.grad is not None
@@ -205,7 +234,9 @@ def test_the_fallback_gives_the_same_bits(case: Case, dtype: torch.dtype) -> Non
     scale, offset = case.parameters(dtype)
     arguments = (x, scale, offset, *GRID, case.block_size)
     assert same_bits(fallback("quantize", *arguments), ops.quantize(*arguments))
-    assert same_bits(fallback("quantize_dequantize", *arguments), ops.quantize_dequantize(*arguments))
+    assert same_bits(
+        fallback("quantize_dequantize", *arguments), ops.quantize_dequantize(*arguments)
+    )
     dequantized = fallback("dequantize", x, scale, offset, case.block_size)
     assert same_bits(dequantized, ops.dequantize(x, scale, offset, case.block_size))
     output, mask = fallback("_quantize_dequantize_mask", *arguments)
