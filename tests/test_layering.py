@@ -66,7 +66,7 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "__main__": set(),
 }
 # The package's front door: they put names together and hold no logic.
-FACADES = {"__init__", "_aliases"}
+FACADES = {"__init__", "_aliases", "_aimet_common"}
 
 
 def source_files(*suffixes: str, under: Path = ROOT) -> list[Path]:
