@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from aimet_torch.graph.torch_functions import base_name
@@ -116,8 +115,6 @@ def op_type_of_module(
     """
     if isinstance(module, ChannelwiseClip):
         return "Clip"
-    if isinstance(module, torch.jit.ScriptModule):
-        return "ScriptModule"
     if isinstance(module, FunctionModule):
         function = getattr(module, "function", None)
         name = type(module).__name__

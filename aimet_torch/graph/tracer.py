@@ -195,6 +195,9 @@ class Recorder(GraphWriter, TorchFunctionMode):
             finally:
                 self.observed = None
         else:
+            if isinstance(module, torch.jit.ScriptModule):
+                record = BoundaryRecord(path, "a scripted module cannot be looked into")
+                self.boundary_records[path] = record
             with self._pause():
                 result = _MODULE_CALL(module, *plain_args, **plain_kwargs)
         with self._pause():

@@ -44,6 +44,8 @@ def observe_leaves(boundary: OpNode, run: Callable[[], object]) -> list[LeafUse]
         for name, module in boundary.module.named_modules()
         if not list(module.children()) and type(module).__module__.startswith("torch.nn.")
     ]
+    if not uses:  # a scripted module, for one: it takes no hooks either
+        return []
     produced: list[torch.Tensor] = []  # held, so that no address is used twice
     known: set[int] = set()
 

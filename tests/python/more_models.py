@@ -143,7 +143,7 @@ class _Double(torch.autograd.Function):
         return grad * 2
 
 
-@fixture(image)
+@fixture(image, boundaries=("scripted",))
 class Outsiders(nn.Module):
     """A custom autograd function, a scripted function and module, a module made in forward,
     einsum."""

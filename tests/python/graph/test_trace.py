@@ -475,7 +475,7 @@ def test_what_nobody_reads_is_left_out_unless_it_has_an_effect():
         (
             nn.Sequential(torch.jit.script(nn.Conv2d(3, 3, 1)), nn.ReLU()),
             image(2),
-            ["ScriptModule", "Relu"],
+            ["Boundary", "Relu"],
         ),
         (nn.Sequential(nn.Dropout(), nn.Identity()), image(2), ["Dropout", "Identity"]),
         (module(lambda self, x: torch.ops.aten.add.Tensor(x, 1)), image(2), ["Add"]),
