@@ -23,7 +23,8 @@ def histogram(x: Array, low: np.floating, high: np.floating, bins: int) -> Count
         return np.zeros(bins, dtype=np.int64)
     low, high = bin_range(low, high)
     x = x[np.isfinite(x)]
-    position = (x - low) * x.dtype.type(bins) / (high - low)
+    with np.errstate(over="ignore"):
+        position = (x - low) * x.dtype.type(bins) / (high - low)
     index = np.clip(position, 0, bins - 1).astype(np.int64)
     return np.bincount(index, minlength=bins)
 
