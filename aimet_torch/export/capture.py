@@ -200,19 +200,44 @@ def _export_quietly(
 ) -> torch.onnx.ONNXProgram:
     is_verbose = bool(options.get("verbose"))
     options = {"opset_version": DEFAULT_OPSET, **options, "dynamo": True, "verbose": is_verbose}
+    is_optimized = options.pop("optimize", True)
     # What the caller decides about files is handled when the finished graph is written.
     for name in ("external_data", "f"):
         options.pop(name, None)
     with contextlib.nullcontext() if is_verbose else _silence(), torch.no_grad():
         try:
-            program = torch.onnx.export(model, args, kwargs=kwargs, **options)
+            program = torch.onnx.export(model, args, kwargs=kwargs, optimize=False, **options)
         except torch.onnx.OnnxExporterError as error:
             raise NotImplementedError(_why_not(error)) from error
     if program is None:
         raise RuntimeError(
             "export: torch.onnx.export returned no program; remove options that only write files"
         )
+    if is_optimized:
+        with contextlib.nullcontext() if is_verbose else _silence():
+            _optimize(program, {*model.state_dict()})
     return program
+
+
+def _optimize(program: torch.onnx.ONNXProgram, parameter_names: set[str]) -> None:
+    """Fold what the exporter leaves to be folded, but no parameter.
+
+    The optimizer makes one tensor of parameters that happen to be equal (all biases of zero, say)
+    and computes with constants: the names of parameters would be lost. So these are inputs for the
+    time being.
+    """
+    graph = program.model.graph
+    held = [value for name, value in graph.initializers.items() if name in parameter_names]
+    tensors = [value.const_value for value in held]
+    for value in held:
+        del graph.initializers[value.name]
+        value.const_value = None
+        graph.inputs.append(value)
+    program.optimize()
+    for value, tensor in zip(held, tensors, strict=True):
+        program.model.graph.inputs.remove(value)
+        value.const_value = tensor
+        program.model.graph.register_initializer(value)
 
 
 def _why_not(error: BaseException) -> str:
@@ -234,7 +259,9 @@ def _silence() -> Iterator[None]:
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
             warnings.simplefilter("ignore")
             yield
     finally:

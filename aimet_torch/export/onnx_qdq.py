@@ -13,6 +13,7 @@ from torch import nn
 
 from aimet_torch.export.batch_norm import fold_batch_norms
 from aimet_torch.export.capture import DEFAULT_OPSET, capture, read_encodings
+from aimet_torch.export.constants import fold_moved_parameters
 from aimet_torch.export.encoded_graph import EncodedGraph, encode
 from aimet_torch.export.files import replace_together, save_model
 from aimet_torch.export.linear import merge_linear_layers
@@ -97,6 +98,7 @@ def to_qdq(
         model_of(model), args, **{"opset_version": _opset(model_of(model)), **torch_onnx_kwargs}
     )
     graph = encode(captured, torch_onnx_kwargs.get("output_names") or ())
+    fold_moved_parameters(graph)
     fold_batch_norms(graph)
     merge_linear_layers(graph)
     lower(graph, export_int32_bias, prequantize_constants, force_activation_as)

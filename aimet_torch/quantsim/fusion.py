@@ -68,13 +68,18 @@ def _is_constant(value: Value) -> bool:
 
 
 def _matmul_add(op: OpNode) -> list[OpNode] | None:
+    """A linear layer in two operators: a product with a constant matrix, plus a constant vector.
+
+    The sum of attention scores and a constant mask is none: no target adds a matrix as a bias.
+    """
     following = op.next_op() if op.op_type == "MatMul" else None
-    is_bias = (
+    is_linear = (
         following is not None
         and following.op_type == "Add"
-        and any(map(_is_constant, following.inputs))
+        and _is_constant(op.inputs[-1])
+        and any(_is_constant(value) and len(value.shape) == 1 for value in following.inputs)
     )
-    return [op, following] if is_bias else None
+    return [op, following] if is_linear else None
 
 
 def _square_of(op: OpNode) -> Value | None:

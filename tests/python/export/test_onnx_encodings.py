@@ -242,6 +242,40 @@ def test_a_tensor_on_two_grids_has_two_names(tmp_path):
     assert "x" not in activations
 
 
+class Twins(nn.Module):
+    """Two layers with equal numbers in different parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.b = nn.Linear(4, 4)
+        self.b.load_state_dict(self.a.state_dict())
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)))
+
+
+def test_equal_parameters_keep_their_names(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(3, 4)
+    export_onnx_with_encodings(calibrated(Twins(), x), (x,), tmp_path / "net.onnx")
+    names = {i.name for i in onnx.load(tmp_path / "net.onnx").graph.initializer}
+    assert names == {"a.weight", "a.bias", "b.weight", "b.bias"}
+    assert set(entries(tmp_path / "net.encodings")[1]) == {"a.weight", "b.weight"}
+
+
+def test_an_example_of_one_leaves_an_open_batch_open(sim, inputs, tmp_path):
+    for options in (
+        {"dynamic_shapes": {"image": {0: "batch"}, "gain": {0: "batch"}}},
+        {"dynamic_shapes": ({0: torch.export.Dim.DYNAMIC}, {0: torch.export.Dim.DYNAMIC})},
+        {"dynamic_axes": {"picture": {0: "b"}, "gain": [0]}, "input_names": ["picture", "gain"]},
+    ):
+        one = tuple(x[:1] for x in inputs)
+        export_onnx_with_encodings(sim, one, tmp_path / "net.onnx", **options)
+        larger = [torch.cat([x, x, x]) for x in inputs]
+        assert run(tmp_path / "net.onnx", *larger)[0].shape == (6, 2)
+
+
 def test_float_quantizers_are_float_entries(inputs, tmp_path):
     from aimet_torch.common.defs import QuantizationDataType
 
