@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 import sys
@@ -22,7 +23,7 @@ from aimet_torch.graph.structure import is_namedtuple, leaves, rebuild
 from aimet_torch.graph.symbols import watched_builtins
 from aimet_torch.graph.torch_functions import getitem
 from aimet_torch.graph.tracer import Recorder
-from aimet_torch.graph.values import Untraceable
+from aimet_torch.graph.values import Untraceable, version_of
 
 _LOCK = threading.RLock()  # tracing replaces nn.Module.__call__ for the whole process
 
@@ -121,16 +122,17 @@ def _compare_constants(first: Recorder, second: Recorder) -> None:
             raise Untraceable("a tensor made from the input outside of PyTorch's functions", owner)
 
 
+def _shallow_copy(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, (list, dict, set)) else None
+
+
 @contextlib.contextmanager
 def _preserved(model: nn.Module) -> Iterator[None]:
     """Put everything that running the model may change back as it was."""
     modules = list(model.modules())
-    attributes = [
-        {k: dict(v) if isinstance(v, dict) else v for k, v in module.__dict__.items()}
-        for module in modules
-    ]  # fmt: skip
+    attributes = [{k: (v, _shallow_copy(v)) for k, v in m.__dict__.items()} for m in modules]
     modes = [module.training for module in modules]  # scripted modules keep theirs elsewhere
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    buffers = [(b, version_of(b), b.detach().clone()) for b in model.buffers()]
     devices = (
         [torch.cuda.current_device()]
         if torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -144,18 +146,19 @@ def _preserved(model: nn.Module) -> Iterator[None]:
             current = module.__dict__
             for name in current.keys() - saved.keys():
                 del current[name]
-            for name, value in saved.items():
-                if isinstance(value, dict) and isinstance(current.get(name), dict):
-                    current[name].clear()
-                    current[name].update(value)
-                else:
-                    current[name] = value
+            for name, (value, content) in saved.items():
+                current[name] = value
+                if isinstance(value, list):
+                    value[:] = content
+                elif isinstance(value, (dict, set)):
+                    value.clear()
+                    value.update(content)
         for module, mode in zip(modules, modes, strict=True):
             if module.training != mode:
                 module.training = mode
         with torch.no_grad():
-            for buffer, content in buffers:
-                if not torch.equal(buffer, content):
+            for buffer, version, content in buffers:
+                if version_of(buffer) != version:
                     buffer.copy_(content)
 
 
@@ -333,8 +336,8 @@ def _one_boundary(
     """Nothing could be traced; run the model once more to see what is in it."""
     recorder = Recorder(model, {"": reason}, {})
     record = recorder.observed = BoundaryRecord("", reason)
+    args, kwargs = _map_tensors(_copied, (args, kwargs))
     with recorder.watching():
-        args, kwargs = _map_tensors(_copied, (args, kwargs))
         model(*args, **kwargs)
     graph = fx.Graph()
     return ModelGraph(model, graph, Signature.of(signature), [_boundary(model, record)], [], {})

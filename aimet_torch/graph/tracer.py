@@ -27,10 +27,11 @@ from torch.overrides import TorchFunctionMode
 from aimet_torch.graph import runtime, torch_functions
 from aimet_torch.graph.boundaries import BoundaryRecord
 from aimet_torch.graph.decompositions import DECOMPOSITIONS
+from aimet_torch.graph.frames import only_decides_to_raise, user_location
 from aimet_torch.graph.structure import leaves, rebuild
 from aimet_torch.graph.symbols import concrete, symbol
-from aimet_torch.graph.values import Untraceable, storage_key
-from aimet_torch.graph.writer import GraphWriter, user_location
+from aimet_torch.graph.values import Untraceable, storage_key, version_of
+from aimet_torch.graph.writer import GraphWriter
 
 _MODULE_CALL = nn.Module.__call__
 _TRACED_TORCH_CLASSES = (
@@ -51,7 +52,7 @@ def is_leaf_module(module: nn.Module) -> bool:
     """
     if isinstance(module, torch.jit.ScriptModule):
         return True
-    forward = getattr(_forward_of(module), "__module__", "")
+    forward = getattr(_forward_of(module), "__module__", None) or ""
     if forward.startswith("aimet_torch.nn."):  # quantized already, or an operation as a module
         return True
     if "forward" in module.__dict__ or not forward.startswith("torch.nn.modules."):
@@ -63,7 +64,7 @@ def is_leaf_module(module: nn.Module) -> bool:
 
 def _has_kernel(module: nn.Module) -> bool:
     """Whether a module that graphs take apart (nn.SiLU) is one operation where there is none."""
-    forward = getattr(_forward_of(module), "__module__", "")
+    forward = getattr(_forward_of(module), "__module__", None) or ""
     return forward.startswith("torch.nn.modules.") and not list(module.children())
 
 
@@ -184,7 +185,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
             inputs = leaves((args, kwargs))
             node_args, node_kwargs = self.lower((args, kwargs))
             plain_args, plain_kwargs = rebuild((args, kwargs), concrete)
-            versions = [t._version for t in inputs]
+            versions = [version_of(t) for t in inputs]
         if path in self.boundaries and id(module) not in self.leaf_ids:
             record = self.boundary_records.setdefault(
                 path, BoundaryRecord(path, self.boundaries[path])
@@ -202,7 +203,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
                 result = _MODULE_CALL(module, *plain_args, **plain_kwargs)
         with self._pause():
             node = self.graph.call_module(path, node_args, node_kwargs)
-            written = [t for t, v in zip(inputs, versions, strict=True) if t._version != v]
+            written = [t for t, v in zip(inputs, versions, strict=True) if version_of(t) != v]
             if not written:
                 return self._bind(node, result, inputs, "")
             if not any(result is tensor for tensor in written):
@@ -266,13 +267,13 @@ class Recorder(GraphWriter, TorchFunctionMode):
         inputs = leaves((args, kwargs))
         node_args, node_kwargs = self.lower((args, kwargs))
         plain_args, plain_kwargs = rebuild((args, kwargs), concrete)
-        versions = [t._version for t in inputs]
+        versions = [version_of(t) for t in inputs]
         self.paused = True
         try:
             result = func(*plain_args, **plain_kwargs)
         finally:
             self.paused = False
-        written = [t for t, v in zip(inputs, versions, strict=True) if t._version != v]
+        written = [t for t, v in zip(inputs, versions, strict=True) if version_of(t) != v]
         if written:
             return self._record_write(func, args, kwargs, node_args, node_kwargs, written, result)
         if not leaves(result):
@@ -364,6 +365,9 @@ class Recorder(GraphWriter, TorchFunctionMode):
         name = name or torch_functions.base_name(func)
         nodes = leaves(self.lower((args, kwargs)), fx.Node)
         if any(n.meta.get("varies", True) or n.meta.get("sized") for n in nodes):
+            if name == "__bool__" and only_decides_to_raise():
+                self._note((name, user_location()), "a check of tensor values is left out")
+                return func(*args, **kwargs)
             raise self.fail(f"`{name}` makes Python depend on the values of a tensor")
         self._note(
             (name, user_location()),

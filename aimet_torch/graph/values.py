@@ -62,6 +62,11 @@ def storage_key(tensor: Tensor) -> int | None:
         return None
 
 
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written to; always 0 for inference tensors, which do not count."""
+    return 0 if tensor.is_inference() else int(tensor._version)
+
+
 class Values:
     """Table of tracked tensors of one trace."""
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import sys
-import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from aimet_torch.graph import runtime, torch_functions
 from aimet_torch.graph.boundaries import BoundaryRecord
+from aimet_torch.graph.frames import user_location
 from aimet_torch.graph.structure import is_namedtuple, rebuild
 from aimet_torch.graph.symbols import describe, is_symbol
 from aimet_torch.graph.values import Untraceable, Values, storage_key
@@ -258,16 +256,3 @@ def _is_finite(tensor: Tensor) -> bool:
         if tensor.device.type == "meta" or not tensor.is_floating_point():
             return True
         return bool(torch.isfinite(tensor).all())
-
-
-def user_location() -> str:
-    """File and line of the user's code that is running, for messages."""
-    frame: types.FrameType | None = sys._getframe(1)
-    here, library = Path(__file__).parent, Path(torch.__file__).parent
-    while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        ours = here in path.parents or library in path.parents or path.name == "contextlib.py"
-        if not ours and not path.name.startswith("<"):
-            return f"{path.name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "unknown"

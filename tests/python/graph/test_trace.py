@@ -507,3 +507,47 @@ def test_forward_set_on_the_instance():
     rewritten.add = nn.Identity()
     with pytest.raises(TypeError, match="forward"):
         rewritten(x)  # it does run the graph, where `add` has two arguments
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "assert x.isfinite().all()",
+        "assert bool((x < 100).all()), 'too large'",
+        "assert x.dim() == 4 and (x < 100).all()",
+        "torch._assert((x < 100).all(), 'too large')",
+        "if x.isnan().any(): raise ValueError(f'{x.shape} has NaN')",
+    ],
+)
+def test_checks_of_values_are_left_out(check):
+    namespace = {"torch": torch}
+    exec(f"def forward(self, x):\n    {check}\n    return self.conv(x)", namespace)
+    graph = trace(module(namespace["forward"], conv=nn.Conv2d(3, 3, 1)), image(1))
+    assert graph.boundaries == []
+    assert any("check of tensor values" in note for note in graph.specializations)
+
+
+def test_conditions_on_values_are_no_checks():
+    def forward(self, x):
+        y = x * 2
+        if (x < 100).all():
+            return y
+        return x
+
+    graph = trace(module(lambda self, x: self.part(x), part=module(forward)), image(1))
+    assert [b.name for b in graph.boundaries] == ["part"]
+
+
+def test_containers_of_the_model_are_put_back():
+    def forward(self, x):
+        self.log.append(x.shape[0])
+        self.table[x.shape[0]] = x
+        self.seen = {"new": 1}
+        return x * 2
+
+    model = module(forward)
+    model.log, model.table, model.seen = [], {}, {"old": 0}
+    seen = model.seen
+    trace(model, image(1))
+    assert (model.log, model.table, model.seen) == ([], {}, {"old": 0})
+    assert model.seen is seen
