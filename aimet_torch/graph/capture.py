@@ -6,8 +6,8 @@ import contextlib
 import copy
 import dataclasses
 import inspect
-import sys
 import threading
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -182,12 +182,7 @@ class _Attempt:
         for name, parameter in self.signature.parameters.items():
             self._placeholder(name, parameter, arguments)
         bound.arguments.update(arguments)
-        user_modules = {
-            sys.modules[type(m).__module__]
-            for m in self.model.modules()
-            if type(m).__module__ in sys.modules and type(m).__module__.partition(".")[0] != "torch"
-        }
-        with watched_builtins(user_modules), self.recorder.watching():
+        with watched_builtins(_user_namespaces(self.model)), self.recorder.watching():
             before = [(dict(m.__dict__), *_state(m)) for m in self.model.modules()]
             result = self.model(*bound.args, **bound.kwargs)
             self.graph.output(self.recorder.lower(result))
@@ -289,6 +284,22 @@ class _Attempt:
 def _state(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters and buffers of one module (scripted ones do not hold them in dicts)."""
     return dict(module._parameters.items()), dict(module._buffers.items())
+
+
+def _user_namespaces(model: nn.Module) -> list[dict[str, Any]]:
+    """The global names that the code of the user's classes sees."""
+    found: dict[int, dict[str, Any]] = {}
+    classes = {base for module in model.modules() for base in type(module).__mro__}
+    functions = [f for cls in classes for f in vars(cls).values()]
+    for attribute in (*functions, vars(model).get("forward")):
+        function = getattr(attribute, "__func__", attribute)
+        if not isinstance(function, types.FunctionType):
+            continue
+        namespace = inspect.unwrap(function).__globals__
+        package = str(namespace.get("__name__")).partition(".")[0]
+        if package not in ("torch", "aimet_torch"):
+            found[id(namespace)] = namespace
+    return list(found.values())
 
 
 def _is_pure(node: fx.Node) -> bool:

@@ -13,7 +13,6 @@ import builtins
 import contextlib
 import math
 import operator
-import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -251,18 +250,18 @@ _STAND_INS = {
 
 
 @contextlib.contextmanager
-def watched_builtins(modules: Iterable[types.ModuleType]) -> Iterator[None]:
-    """Make ``int``, ``float``, ``range`` and ``math`` in ``modules`` keep or report symbols."""
+def watched_builtins(namespaces: Iterable[dict[str, Any]]) -> Iterator[None]:
+    """Make ``int``, ``float``, ``range`` in ``namespaces``, and ``math``, see symbols."""
     saved_math = {name: getattr(math, name) for name in _MATH}
     placed: list[tuple[dict[str, Any], str]] = []
     try:
         for name, function in saved_math.items():
             setattr(math, name, _traced_math(function))
-        for module in modules:
+        for namespace in namespaces:
             for name, stand_in in _STAND_INS.items():
-                if name not in module.__dict__:
-                    module.__dict__[name] = stand_in
-                    placed.append((module.__dict__, name))
+                if name not in namespace:
+                    namespace[name] = stand_in
+                    placed.append((namespace, name))
         yield
     finally:
         for namespace, name in placed:
