@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -33,6 +34,22 @@ class IntegerBias:
     node: ir.Node
     integers: np.ndarray
     scale: np.ndarray
+
+    def to_entry(self) -> dict[str, Any]:
+        """The neutral form of the bias's encoding, under the name of its tensor."""
+        scales = [float(s) for s in np.reshape(self.scale, -1)]
+        return {
+            "name": self.node.inputs[2].name,
+            "dtype": "int",
+            "bitwidth": 32,
+            "signed": True,
+            "symmetric": True,
+            "scale": scales,
+            "offset": [0] * len(scales),
+            "shape": list(np.shape(self.scale)),
+            "block_size": None,
+            "channel_axis": 0 if np.ndim(self.scale) else None,
+        }
 
 
 def integer_biases(graph: EncodedGraph) -> list[IntegerBias]:

@@ -14,6 +14,8 @@ from aimet_torch.export.encoded_graph import EncodedGraph
 from aimet_torch.export.onnx_grid import OnnxGrid, Signedness, onnx_grid
 
 PRODUCER = "aimet_torch"
+# Targets compute in such floats anyway: their quantizers need no operator.
+_NO_OP_FLOAT_BITS = 16
 
 # Operators for which a target wants every operand on an integer grid, constants too.
 _OPERATORS_WITH_CONSTANTS = frozenset({"Add", "Sub", "Mul", "Div", "Concat", "MatMul"})
@@ -42,6 +44,11 @@ def lower(
     for value, encoding in list(graph.encodings.items()):
         if not encoding.is_float:
             writer.insert_pair(value, encoding)
+        elif encoding.bitwidth < _NO_OP_FLOAT_BITS:
+            raise NotImplementedError(
+                f"onnx_qdq.export: quantizer `{encoding.source}` is a {encoding.bitwidth}-bit "
+                "floating-point one, which would be lost; use integers or 16-bit floats"
+            )
     for bias in biases:
         source = bias.node.inputs[2]
         writer.constant(source, bias.integers, bias.scale, None, 0, [(bias.node, 2)])

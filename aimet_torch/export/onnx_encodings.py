@@ -10,9 +10,11 @@ from torch import nn
 
 from aimet_torch import encodings as encodings_files
 from aimet_torch.common.version import __version__
+from aimet_torch.export.bias import integer_biases
 from aimet_torch.export.capture import capture
 from aimet_torch.export.encoded_graph import EncodedGraph, encode
 from aimet_torch.export.files import replace_together, save_model
+from aimet_torch.export.onnx_grid import check_signedness
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.quantsim.encodings_io import quantizer_args
 
@@ -25,6 +27,8 @@ def export_onnx_with_encodings(
     *,
     encodings_path: str | os.PathLike[str] | None = None,
     export_model: bool = True,
+    export_int32_bias: bool | None = None,
+    force_activation_as: str | None = None,
     **torch_onnx_kwargs: Any,
 ) -> None:
     """Write `f`, an ONNX file without a trace of quantizers, and `<stem of f>.encodings`.
@@ -41,12 +45,17 @@ def export_onnx_with_encodings(
         encoding_version: version of the encodings file's format.
         encodings_path: path of the encodings file, if not beside `f`.
         export_model: False writes the encodings only.
+        export_int32_bias: also list the biases of convolutions and Gemms as 32-bit parameters, in
+            steps of (input scale * weight scale); not by default, as in AIMET for these versions.
+        force_activation_as: for AIMET's scripts; without effect, as these versions always count
+            from the unsigned grid.
         **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`,
             `dynamic_shapes`, `dynamic_axes`, `opset_version` (18 or later), `external_data` (True:
             weights in a file of their own).
 
     Raises:
         ValueError: quantizers that have seen no data, or an option that is not supported.
+        NotImplementedError: torch.onnx cannot translate the model.
     """
     path = Path(f)
     model = model_of(sim)
@@ -54,7 +63,10 @@ def export_onnx_with_encodings(
     output_names = torch_onnx_kwargs.get("output_names") or ()
     graph = encode(capture(model, args, **torch_onnx_kwargs), output_names)
     encodings_file = Path(encodings_path) if encodings_path else path.with_suffix(".encodings")
+    check_signedness("export_onnx_with_encodings", force_activation_as)
     document = encodings_document(graph, sim)
+    if export_int32_bias:
+        document["param_encodings"] += [bias.to_entry() for bias in integer_biases(graph)]
     with replace_together(path.parent) as folder, replace_together(encodings_file.parent) as other:
         if export_model:
             save_model(graph.model, folder / path.name, external_data)

@@ -77,6 +77,19 @@ class OnnxGrid:
         return quantized.numpy().astype(np.int64) + self.shift
 
 
+def check_signedness(name: str, signedness: object) -> None:
+    """Refuse what is no type of activations.
+
+    Raises:
+        ValueError: neither "signed" nor "unsigned" nor None.
+    """
+    if signedness not in ("signed", "unsigned", None):
+        raise ValueError(
+            f"{name}: `force_activation_as` must be 'signed', 'unsigned' or None, got "
+            f"{signedness!r}"
+        )
+
+
 def needed_opset(encoding: TensorEncoding) -> int:
     """The lowest opset whose QuantizeLinear holds this encoding, 13 or 21."""
     if encoding.is_float:

@@ -19,11 +19,9 @@ from aimet_torch.export.files import replace_together, save_model
 from aimet_torch.export.linear import merge_linear_layers
 from aimet_torch.export.lowering import lower
 from aimet_torch.export.onnx_encodings import model_of
-from aimet_torch.export.onnx_grid import needed_opset
+from aimet_torch.export.onnx_grid import check_signedness, needed_opset
 
 __all__ = ["export"]
-
-_FORCED = ("signed", "unsigned", None)
 
 
 def export(
@@ -66,11 +64,7 @@ def export(
         ValueError: quantizers that have seen no data, or an option that is not supported.
         NotImplementedError: a grid that ONNX does not have at this opset.
     """
-    if force_activation_as not in _FORCED:
-        raise ValueError(
-            "onnx_qdq.export: `force_activation_as` must be 'signed', 'unsigned' or None, got "
-            f"{force_activation_as!r}"
-        )
+    check_signedness("onnx_qdq.export", force_activation_as)
     path = Path(f)
     graph = to_qdq(
         model,

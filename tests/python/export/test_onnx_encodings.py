@@ -242,6 +242,15 @@ def test_a_tensor_on_two_grids_has_two_names(tmp_path):
     assert "x" not in activations
 
 
+def test_biases_on_request(sim, inputs, tmp_path):
+    export_onnx_with_encodings(sim, inputs, tmp_path / "net.onnx", export_int32_bias=True)
+    activations, params = entries(tmp_path / "net.encodings")
+    bias, weight = params["conv.bias"], params["conv.weight"]
+    assert (bias["bitwidth"], bias["symmetric"]) == (32, True)
+    steps = np.float32(weight["scale"]) * np.float32(activations["image"]["scale"][0])
+    np.testing.assert_array_equal(np.float32(bias["scale"]), steps)
+
+
 class Twins(nn.Module):
     """Two layers with equal numbers in different parameters."""
 
