@@ -231,6 +231,9 @@ class Recorder(GraphWriter, TorchFunctionMode):
                 self.observed.function_called(torch_functions.base_name(func), leaves(result))
             return result
         if kind == "metadata":
+            if torch_functions.base_name(func) == "_set_grad_enabled":
+                text = "a region without gradients is an ordinary part of the graph"
+                self._note((self.owner, "gradient mode"), text)
             return func(*args, **kwargs)
         if kind == "size":
             return self._size(func, args, kwargs)

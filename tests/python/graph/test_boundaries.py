@@ -235,3 +235,25 @@ def test_containers_of_the_model_are_put_back():
     trace(model, image(1))
     assert (model.log, model.table, model.seen) == ([], {}, {"old": 0})
     assert model.seen is seen
+
+
+def test_regions_without_gradients_are_noted():
+    def forward(self, x):
+        with torch.no_grad():
+            return x * 2
+
+    graph = trace(module(forward), image(1))
+    assert types(graph) == ["Mul"]
+    assert any("without gradients" in note for note in graph.specializations)
+
+
+def test_guards_work_with_symbolic_sizes():
+    fixture = FIXTURES["ShapeArithmetic"]
+    model = trace(fixture.build().eval(), fixture.inputs(2)).to_module()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", dynamic=True, fullgraph=True)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(model, (image(2),), dynamic_shapes={"x": {0: batch}}).module()
+    with torch.no_grad():
+        for run in (compiled, exported):
+            torch.testing.assert_close(run(image(5)), model(image(5)))
