@@ -29,7 +29,6 @@ class CMakeBuild(build_ext):
         build = ROOT / "build" / "release"
         configure = [
             "cmake", "--preset", "release",
-            f"-DCMAKE_INSTALL_PREFIX={package}",
             f"-DPython3_EXECUTABLE={sys.executable}",
             "-UTorch_DIR", "-UAIMET_LIBRARY_*", "-UAIMET_TORCH_VERSION_HEADER",
             "-UAIMET_JSON_HEADERS",
@@ -44,7 +43,7 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("AIMET_BUILD_JOBS", str(os.cpu_count() or 1))
         self._cmake(configure)
         self._cmake(["cmake", "--build", str(build), "--parallel", jobs])
-        self._cmake(["cmake", "--install", str(build), "--strip"])
+        self._cmake(["cmake", "--install", str(build), "--prefix", str(package), "--strip"])
 
     def _cmake(self, command: list[str]) -> None:
         try:

@@ -17,6 +17,19 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// Masks are in memory order, so gradients have to have the strides of the output.
+void save_layout(AutogradContext* context, const at::Tensor& output) {
+  context->saved_data["sizes"] = output.sym_sizes();
+  context->saved_data["strides"] = output.sym_strides();
+}
+
+at::Tensor in_saved_layout(AutogradContext* context, const at::Tensor& grad) {
+  const auto strides = context->saved_data["strides"].toSymIntVector();
+  if (grad.sym_strides() == c10::SymIntArrayRef(strides)) return grad;
+  const auto sizes = context->saved_data["sizes"].toSymIntVector();
+  return at::empty_strided_symint(sizes, strides, grad.options()).copy_(grad);
+}
+
 // Only the input needs a gradient.
 struct QuantizeDequantizeInput : torch::autograd::Function<QuantizeDequantizeInput> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& input,
@@ -26,20 +39,31 @@ struct QuantizeDequantizeInput : torch::autograd::Function<QuantizeDequantizeInp
     auto [output, mask] =
         quantize_dequantize_mask(input, scale, offset, qmin, qmax, ops::view_of(block_size));
     context->save_for_backward({mask});
-    context->saved_data["sizes"] = output.sym_sizes();
-    context->saved_data["strides"] = output.sym_strides();
+    save_layout(context, output);
     return output;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const at::Tensor mask = context->get_saved_variables()[0];
-    const auto strides = context->saved_data["strides"].toSymIntVector();
-    at::Tensor grad = grads[0];
-    if (grad.sym_strides() != c10::SymIntArrayRef(strides)) {
-      const auto sizes = context->saved_data["sizes"].toSymIntVector();
-      grad = at::empty_strided_symint(sizes, strides, grad.options()).copy_(grad);
-    }
+    const at::Tensor grad = in_saved_layout(context, grads[0]);
     return {quantize_dequantize_mask_backward(grad, mask), {}, {}, {}, {}, {}};
+  }
+};
+
+// The gradient's own gradient (create_graph=True): selecting by a mask is linear.
+struct MaskSelection : torch::autograd::Function<MaskSelection> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& grad,
+                            const at::Tensor& mask) {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    at::Tensor output = quantize_dequantize_mask_backward(grad, mask);
+    context->save_for_backward({mask});
+    save_layout(context, output);
+    return output;
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const at::Tensor mask = context->get_saved_variables()[0];
+    return {quantize_dequantize_mask_backward(in_saved_layout(context, grads[0]), mask), {}};
   }
 };
 
@@ -68,6 +92,26 @@ struct QuantizeDequantizeRange : torch::autograd::Function<QuantizeDequantizeRan
             {},
             {},
             {}};
+  }
+};
+
+// Without it, second derivatives would silently be missing.
+struct NoSecondDerivative : torch::autograd::Function<NoSecondDerivative> {
+  static variable_list forward(AutogradContext*, const at::Tensor& grad, const at::Tensor& input,
+                               const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+                               std::int64_t qmax, ops::BlockSize block_size,
+                               std::array<bool, 3> output_mask) {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    auto [grad_input, grad_scale, grad_offset] = quantize_dequantize_backward(
+        grad, input, scale, offset, qmin, qmax, ops::view_of(block_size), output_mask);
+    return {grad_input, grad_scale, grad_offset};
+  }
+
+  static variable_list backward(AutogradContext*, const variable_list&) {
+    TORCH_CHECK_NOT_IMPLEMENTED(
+        false,
+        "quantize_dequantize: second derivatives need `scale` and `offset` that require no "
+        "gradient; freeze the range, or call quantize and dequantize one after the other");
   }
 };
 
@@ -166,6 +210,26 @@ at::Tensor dequantize_autograd(const at::Tensor& input, const at::Tensor& scale,
   return dequantize(input, scale, offset, block_size);
 }
 
+at::Tensor mask_backward_autograd(const at::Tensor& grad, const at::Tensor& mask) {
+  if (ops::needs_gradient({grad})) return MaskSelection::apply(grad, mask);
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return quantize_dequantize_mask_backward(grad, mask);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_autograd(
+    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+    const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+    at::OptionalIntArrayRef block_size, std::array<bool, 3> output_mask) {
+  if (ops::needs_gradient({grad, input, scale, offset})) {
+    const variable_list result = NoSecondDerivative::apply(grad, input, scale, offset, qmin, qmax,
+                                                           ops::to_vector(block_size), output_mask);
+    return {result[0], result[1], result[2]};
+  }
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return quantize_dequantize_backward(grad, input, scale, offset, qmin, qmax, block_size,
+                                      output_mask);
+}
+
 }  // namespace
 }  // namespace aimet
 
@@ -173,4 +237,6 @@ TORCH_LIBRARY_IMPL(aimet, Autograd, m) {
   m.impl("quantize", &aimet::quantize_autograd);
   m.impl("dequantize", &aimet::dequantize_autograd);
   m.impl("quantize_dequantize", &aimet::quantize_dequantize_autograd);
+  m.impl("_quantize_dequantize_mask_backward", &aimet::mask_backward_autograd);
+  m.impl("_quantize_dequantize_backward", &aimet::backward_autograd);
 }

@@ -157,3 +157,22 @@ def test_gradients_of_any_layout_are_taken() -> None:
     (c,) = torch.autograd.grad(y.sum(), x)  # an expanded gradient
     assert same_bits(a, b)
     assert torch.equal(c, ((x / 0.1).round().clamp(-8, 7) == (x / 0.1).round()).float())
+
+
+def test_gradient_of_the_gradient_goes_through_the_mask() -> None:
+    x = torch.randn(5, 6, dtype=torch.float64).t().requires_grad_()
+    weight = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    y = ops.quantize_dequantize(x, torch.tensor(0.1), torch.tensor(0.0), -8, 7)
+    (first,) = torch.autograd.grad((y * weight).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), weight)
+    inside = ((x / 0.1).round() >= -8) & ((x / 0.1).round() <= 7)
+    assert torch.equal(second, (2 * weight * inside).detach())
+
+
+def test_second_derivatives_of_learned_scales_are_refused() -> None:
+    x = torch.randn(7, requires_grad=True)
+    scale = torch.tensor(0.1, requires_grad=True)
+    y = ops.quantize_dequantize(x, scale, torch.tensor(0.0), -8, 7)
+    (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="quantize_dequantize: second derivatives need"):
+        first.sum().backward()
