@@ -117,8 +117,9 @@ def _groups(node: ir.Node) -> int:
 
 def _scale(graph: EncodedGraph, node: ir.Node) -> np.ndarray:
     source, weight = graph.encodings[node.inputs[0]], graph.encodings[node.inputs[1]]
+    weight_scale = weight.scale.reshape(()) if weight.is_per_tensor else weight.scale
     scale = accumulator_scale(
-        torch.tensor(source.scale), torch.tensor(weight.scale), _channel_axis(node), _groups(node)
+        torch.tensor(source.scale), torch.tensor(weight_scale), _channel_axis(node), _groups(node)
     )
     return scale.numpy()
 

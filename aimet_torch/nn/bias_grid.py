@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,10 @@ def accumulator_scale(
     >>> accumulator_scale(torch.tensor(0.5), torch.tensor([[1.0], [2.0]]), 0)
     tensor([0.5000, 1.0000])
     """
-    if weight_scale.numel() > 1:
+    if weight_scale.dim() > 0:
         axis = channel_axis % weight_scale.dim()
         others = [i for i in range(weight_scale.dim()) if i != axis]
         weight_scale = (weight_scale.amax(others) if others else weight_scale).repeat(groups)
-    else:
-        weight_scale = weight_scale.reshape(())
     return weight_scale * input_scale.reshape(())
 
 
@@ -132,8 +131,10 @@ class BiasGrid:
             if not isinstance(quantizer, AffineQuantizerBase) or not quantizer.is_initialized():
                 return None
             scale: Any = quantizer.get_scale()
-            scales.append(scale.detach())
-        if scales[0].numel() != 1:
+            # Of the quantizer, not of the tensor: sizes are tensors while torch.jit.trace runs.
+            is_single = math.prod(quantizer.shape) == 1
+            scales.append(scale.detach().reshape(()) if is_single else scale.detach())
+        if scales[0].dim() > 0:
             return None
         if self.norm is not None:
             factor, _ = folded_batch_norm(self.norm, None)
