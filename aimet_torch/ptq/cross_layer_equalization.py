@@ -92,8 +92,11 @@ def equalize_model(
 ) -> EqualizationReport:
     """Fold batch normalizations, equalize the weights across layers, absorb high biases; in place.
 
-    With the defaults the network computes what it did before, to rounding (float32: 1e-6 of the
-    logits on MobileNetV2). DEFAULTS_MEASURED
+    With the defaults the network computes what it did before, to rounding. Measured on MobileNetV2
+    (W8A8, weights per tensor, top-1 agreement with FP32 on 236 photographs and SQNR of the logits;
+    docs/equalization.md has more): folded only 67.4 %, 8.4 dB; ``relu6="keep"`` 71.6 %, 8.3 dB;
+    ``relu6="relu"`` 75.0 %, 10.8 dB, and in FP32 93.2 % instead of 100 %; ``relu6="scale"`` 77.1 %,
+    12.0 dB, and with absorption (the default) 76.3 %, 11.8 dB.
 
     Args:
         model: Any module; treated as in evaluation mode.
