@@ -51,9 +51,18 @@ class TensorEncoding:
             ValueError: the quantizer has seen no data.
             NotImplementedError: the grid is shifted by half a step.
         """
-        encoding: Any = quantizer.get_encodings()
+        encoding = quantizer.get_encodings()
         if encoding is None:
             raise uncalibrated([source])
+        return cls.from_encoding(source, is_param, encoding)
+
+    @classmethod
+    def from_encoding(cls, source: str, is_param: bool, encoding: Any) -> TensorEncoding:
+        """Read the numbers off an encoding of `aimet_torch.quantization`.
+
+        Raises:
+            NotImplementedError: the grid is shifted by half a step.
+        """
         if encoding.mapping == "float":
             return cls(source, is_param, int(encoding.bitwidth), is_float=True)
         if getattr(encoding, "zero_point_shift", 0.0):

@@ -30,6 +30,7 @@ from aimet_torch.graph.structure import leaves
 from aimet_torch.nn.base import BaseQuantizationMixin
 from aimet_torch.quantization.base import QuantizerBase
 
+_PARAMETERS = ".param_quantizers."
 MARKER_DOMAIN = "aimet"
 MARKER_OP = "QuantizerMarker"
 # First opset in which Gelu, HardSwish, LayerNormalization and Mish are all single operators.
@@ -97,7 +98,7 @@ def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
     names = list(quantizers)
     if names and all(encoding is None for encoding in encodings):
         raise uncalibrated(names)
-    marked = _copy_with_markers(model, list(quantizers.values()))
+    marked = _copy_with_markers(model, quantizers)
     positional, keywords = bind_inputs(model, args)
     keywords.update(torch_onnx_kwargs.pop("kwargs", None) or {})
     positional, keywords = widen_open_sizes(model, positional, keywords, torch_onnx_kwargs)
@@ -113,24 +114,32 @@ def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
 
 def read_encodings(
     model: nn.Module,
-) -> tuple[dict[str, QuantizerBase], list[TensorEncoding | None]]:
+) -> tuple[dict[str, QuantizerBase | None], list[TensorEncoding | None]]:
     """The quantizers of a module by name, and the encoding of each (None: never calibrated).
 
     Those whose calibration saw no usable number pass their input through in the simulation, and so
-    they do here.
+    they do here. Quantizers that `fold_param_quantizers` took out are None, with an encoding.
     """
-    quantizers = {
+    quantizers: dict[str, QuantizerBase | None] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, QuantizerBase)
         and (module.is_initialized() or module.calibration_issue is None)
     }
-    return quantizers, [
-        TensorEncoding.from_quantizer(name, ".param_quantizers." in f".{name}", quantizer)
-        if quantizer.is_initialized()
+    encodings = [
+        TensorEncoding.from_quantizer(name, _PARAMETERS in f".{name}", quantizer)
+        if quantizer is not None and quantizer.is_initialized()
         else None
         for name, quantizer in quantizers.items()
     ]
+    for owner, module in model.named_modules():
+        if isinstance(module, BaseQuantizationMixin):
+            for parameter, encoding in module.folded_param_encodings.items():
+                if module.param_quantizers[parameter] is None:
+                    name = f"{owner}{_PARAMETERS}{parameter}".removeprefix(".")
+                    quantizers[name] = None
+                    encodings.append(TensorEncoding.from_encoding(name, True, encoding))
+    return quantizers, encodings
 
 
 def is_marker(node: ir.Node) -> bool:
@@ -157,11 +166,20 @@ def _check_options(options: dict[str, Any]) -> None:
         )
 
 
-def _copy_with_markers(model: nn.Module, quantizers: list[nn.Module]) -> nn.Module:
+def _copy_with_markers(model: nn.Module, quantizers: dict[str, QuantizerBase | None]) -> nn.Module:
     """A copy of the modules that shares every tensor, in eval mode, with markers for quantizers."""
-    memo: dict[int, Any] = {id(q): _Marker(i) for i, q in enumerate(quantizers)}
+    memo: dict[int, Any] = {
+        id(quantizer): _Marker(i)
+        for i, quantizer in enumerate(quantizers.values())
+        if quantizer is not None
+    }
     memo.update({id(t): t for t in [*model.parameters(), *model.buffers()]})
     marked = copy.deepcopy(model, memo).eval()
+    for i, (name, quantizer) in enumerate(quantizers.items()):
+        if quantizer is None:
+            owner, _, parameter = f".{name}".rpartition(_PARAMETERS)
+            module: Any = marked.get_submodule(owner.removeprefix("."))
+            module.param_quantizers[parameter] = _Marker(i)
     for module in marked.modules():
         if isinstance(module, BaseQuantizationMixin):
             module.bias_grids = None  # biases are rounded on the ONNX graph

@@ -251,6 +251,14 @@ def test_biases_on_request(sim, inputs, tmp_path):
     np.testing.assert_array_equal(np.float32(bias["scale"]), steps)
 
 
+def test_folded_parameters_keep_their_encodings(sim, inputs, tmp_path):
+    export_onnx_with_encodings(sim, inputs, tmp_path / "before.onnx")
+    sim.fold_param_quantizers()
+    export_onnx_with_encodings(sim, inputs, tmp_path / "after.onnx")
+    before, after = (entries(tmp_path / f"{n}.encodings") for n in ("before", "after"))
+    assert before == after
+
+
 class Twins(nn.Module):
     """Two layers with equal numbers in different parameters."""
 
