@@ -166,7 +166,6 @@ ARCHITECTURES = {
     "mobilenet_v3_small": 12,
     "shufflenet_v2_x1_0": 19,
     "squeezenet1_1": 1,
-    "googlenet": 20,
 }
 
 
