@@ -85,11 +85,11 @@ def main() -> None:
     run.fp32_logits = run.logits(model, "FP32")
     run.add("FP32", start, run.fp32_logits)
 
-    networks = {"as it is": model} | repaired(model, run)
+    networks = {"": model} | repaired(model, run)
     # Per tensor is where equalization matters; the last simulation is the default's best.
     for config, granularity in (("default_per_tensor", "per tensor"), (None, "per channel")):
-        for state, network in networks.items():
-            name = f"W8A8, weights {granularity}, {state}"
+        for suffix, network in networks.items():
+            name = f"W8A8 {granularity}{suffix}"
             start = time.perf_counter()
             sim = QuantizationSimModel(network, run.calibration[:1], config_file=config)
             sim.compute_encodings(run.calibration.split(BATCH_SIZE))
@@ -138,16 +138,16 @@ def spread(photographs: Tensor, count: int) -> Tensor:
 
 
 def repaired(model: nn.Module, run: Run) -> dict[str, nn.Module]:
-    """Return the network with folded batch norms, and with equalized layers on top."""
+    """Return the network with batch norms folded, and with layers equalized on top, by suffix."""
     folded, equalized = copy.deepcopy(model), copy.deepcopy(model)
     example = run.calibration[:1]
     start = time.perf_counter()
     fold_all_batch_norms(folded, None, dummy_input=example)
-    run.add("FP32, batch norms folded", start, run.logits(folded, "folded"))
+    run.add("FP32, folded", start, run.logits(folded, "folded"))
     start = time.perf_counter()
     equalize_model(equalized, dummy_input=example)
-    run.add("FP32, folded and equalized", start, run.logits(equalized, "equalized"))
-    return {"folded": folded, "folded and equalized": equalized}
+    run.add("FP32, folded, equalized", start, run.logits(equalized, "equalized"))
+    return {", folded": folded, ", folded, equalized": equalized}
 
 
 def export(sim: QuantizationSimModel, run: Run, output: Path) -> list[tuple[str, str]]:
