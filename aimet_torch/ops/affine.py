@@ -45,7 +45,7 @@ def quantize(
     Source: Jacob et al. 2018 (arXiv 1712.05877), eq. 1.
 
     >>> quantize(torch.tensor([-1.0, 0.25, 9.0]), torch.tensor(0.5), torch.tensor(0.0), -8, 7)
-    tensor([-2., 0., 7.])
+    tensor([-2.,  0.,  7.])
     """
     return torch.ops.aimet.quantize(input, scale, offset, qmin, qmax, block_size)
 
