@@ -59,7 +59,7 @@ cpp-tests: $(STAMPS)/googletest
 	@mkdir -p $(RESULTS)
 	cmake -S . -B $(BUILD) -DAIMET_BUILD_TESTS=ON >/dev/null
 	cmake --build $(BUILD) --parallel $(AIMET_BUILD_JOBS)
-	ctest --test-dir $(BUILD) --output-on-failure --output-junit $(CURDIR)/$(CXX_TESTS)
+	ctest --test-dir $(BUILD) --parallel $(AIMET_BUILD_JOBS) --output-on-failure --output-junit $(CURDIR)/$(CXX_TESTS)
 
 python-tests: $(STAMPS)/build
 	@mkdir -p $(RESULTS)

@@ -43,8 +43,8 @@ def markdown(results: dict[str, Any]) -> str:
     lines += [
         "",
         f"{results['description']} Measured with torch {machine['torch']},"
-        f" {machine['CPU kernels']} kernels. Per tensor and per channel: scales of the weights; folded:"
-        " batch norms; equalized: cross-layer equalization. No labels, no training.",
+        f" {machine['CPU kernels']} kernels. Per tensor and per channel: scales of the weights;"
+        " folded: batch norms; equalized: cross-layer equalization. No labels, no training.",
     ]
     return "\n".join(lines) + "\n"
 

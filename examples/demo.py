@@ -104,7 +104,7 @@ def main() -> None:
     runtime_logits = run.logits(OnnxModel(output / f"{NAME}_qdq.onnx"), "ONNX Runtime")
     run.add("ONNX Runtime, QDQ model", start, runtime_logits, "runs the last simulation elsewhere")
 
-    write_report(sim, run, files, output)
+    write_report(sim, name, run, files, output)
     console.print(table(run.steps))
     console.print(
         f"ONNX Runtime against the simulation: top-1 equal on"
@@ -181,18 +181,18 @@ class OnnxModel:
 
 
 def write_report(
-    sim: QuantizationSimModel, run: Run, files: list[tuple[str, str]], output: Path
+    sim: QuantizationSimModel, name: str, run: Run, files: list[tuple[str, str]], output: Path
 ) -> None:
     report = QuantizationReport(
         title="MobileNetV2: FP32 to W8A8",
         description=(
             f"torchvision's MobileNetV2 with its ImageNet weights. {len(run.calibration)}"
             f" photographs calibrated it, {len(run.evaluation)} others measured it"
-            f" ({assets.photographs_source()}). Layers and quantizers are those of the last"
-            " simulation."
+            f" ({assets.photographs_source()})."
         ),
         steps=run.steps,
         quantizers=describe_quantizers(sim),
+        subject=name,
         layers=layer_sqnr(sim, run.evaluation[:BATCH_SIZE]),
         unquantized=[(row.name, "; ".join(row.outputs)) for row in sim.summary().float_ops],
         files=files,

@@ -69,6 +69,7 @@ class QuantizationReport:
         title: heading of the page.
         description: what was run on what, a sentence or two.
         steps: the table of the run, in order.
+        subject: the step that quantizers and layers belong to, where there are several.
         quantizers: one row for each quantizer, see :func:`aimet_torch.report.describe_quantizers`.
         layers: one row for each quantized layer, see :func:`aimet_torch.report.layer_sqnr`.
         unquantized: (operator, reason) of results that stay in floating point.
@@ -79,6 +80,7 @@ class QuantizationReport:
     title: str
     description: str = ""
     steps: Sequence[Step] = ()
+    subject: str = ""
     quantizers: Sequence[QuantizerRow] = ()
     layers: Sequence[LayerRow] = ()
     unquantized: Sequence[tuple[str, str]] = ()

@@ -16,6 +16,7 @@ from aimet_torch.report.document import format_db, format_percent
 def report() -> QuantizationReport:
     return QuantizationReport(
         title="A <network> & its report",
+        subject="W8A8",
         description="MobileNetV2 on photographs",
         steps=[
             Step("FP32", 1.25, 1.0, math.inf),
@@ -119,6 +120,7 @@ def test_page_shows_every_row(report) -> None:
         "0.1 … 0.2",
         "model.onnx",
         "data-dependent control flow",
+        "Layers of W8A8",
         "2.13.0",
     ):
         assert text in page.text, text
