@@ -13,8 +13,8 @@ float32 differ.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -54,30 +54,36 @@ def attach_bias_grids(graph: ModelGraph) -> None:
 def fit_weight_steps(graph: ModelGraph) -> None:
     """After calibration: let biases fit their accumulators, and these avoid rounding boundaries.
 
-    Only steps of weights with a symmetric grid change, only where calibration may set them, and
-    only of layers that are called once, with a weight of their own.
+    Only steps of weights with a symmetric grid change, and only where calibration may set them. A
+    weight that several calls read has one step for all of them: it lets every bias fit, but no step
+    avoids the boundaries of several outputs.
     """
-    layers = list(_layers(graph))
-    uses = Counter(id(layer.module.weight) for layer in layers)
-    for layer in layers:
-        weight = layer.module.param_quantizers["weight"]
-        step = layer.grid.scale()
-        if step is None or not _may_move(weight) or uses[id(layer.module.weight)] > 1:
-            continue
-        accumulator = step.double()
-        factor = _factor_for_bias(layer, accumulator)
-        output = _output_quantizer(layer.norm or layer.op)
-        output_step = output.get_scale() if isinstance(output, AffineQuantizerBase) else None
-        if output_step is not None and output_step.numel() == 1:
-            multiplier = accumulator * factor / output_step.double()
-            change = tie_free_multiplier(multiplier, TOLERANCE) / multiplier
-            factor = factor * change.nan_to_num(1.0)
-        change_of_weight = _for_weight(factor, weight, layer.grid)
-        if change_of_weight is not None:
-            low, high = (
-                limit.double() * change_of_weight for limit in (weight.get_min(), weight.get_max())
-            )
-            weight.set_range(low.float(), high.float())
+    calls_by_weight: dict[int, list[_Layer]] = {}
+    for layer in _layers(graph):
+        if layer.grid.scale() is not None and _may_move(layer.weight_quantizer):
+            calls_by_weight.setdefault(id(layer.module.weight), []).append(layer)
+    for layers in calls_by_weight.values():
+        is_shared = len(layers) > 1
+        changes = [c for layer in layers if (c := _change(layer, is_shared)) is not None]
+        if changes:
+            change = functools.reduce(torch.maximum, changes)
+            quantizers = {id(layer.weight_quantizer): layer.weight_quantizer for layer in layers}
+            for quantizer in quantizers.values():
+                limits = (quantizer.get_min(), quantizer.get_max())
+                quantizer.set_range(*((limit.double() * change).float() for limit in limits))
+
+
+def _change(layer: _Layer, is_shared: bool) -> Tensor | None:
+    """The factor on a weight's step, in its shape; None where it cannot follow the channels."""
+    accumulator = layer.grid.scale().double()
+    factor = _factor_for_bias(layer, accumulator)
+    output = _output_quantizer(layer.norm or layer.op)
+    output_step = output.get_scale() if isinstance(output, AffineQuantizerBase) else None
+    if not is_shared and output_step is not None and output_step.numel() == 1:
+        multiplier = accumulator * factor / output_step.double()
+        free = tie_free_multiplier(multiplier, TOLERANCE) / multiplier
+        factor = factor * free.nan_to_num(1.0)
+    return _for_weight(factor, layer.weight_quantizer, layer.grid)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,11 @@ class _Layer:
     def module(self) -> Any:
         """The quantized convolution or linear layer."""
         return self.op.module
+
+    @property
+    def weight_quantizer(self) -> Any:
+        """The quantizer of its weight, or None."""
+        return self.module.param_quantizers["weight"]
 
 
 def _layers(graph: ModelGraph) -> Iterator[_Layer]:

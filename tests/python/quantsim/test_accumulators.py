@@ -11,6 +11,7 @@ from torch import nn
 
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.quantsim.accumulators import TOLERANCE
+from tests.python.quantsim.conftest import sqnr
 
 
 class Layers(nn.Module):
@@ -55,7 +56,7 @@ def multipliers(sim):
     ]
     for source, layer, output in chains:
         weight = layer.param_quantizers["weight"].get_scale().detach().double().flatten()
-        yield weight * float(source.get_scale()) / float(output.get_scale())
+        yield weight * source.get_scale().item() / output.get_scale().item()
 
 
 def test_after_calibration_accumulators_avoid_boundaries(calibrated):
@@ -185,3 +186,25 @@ def test_compiled_and_traced_models_compute_the_same(calibrated):
         assert torch.equal(exported(x), expected)
         compiled = torch.compile(sim.model, backend="eager", fullgraph=True)
         assert torch.equal(compiled(x), expected)
+
+
+def test_biases_of_layers_that_share_a_weight_fit_their_accumulators():
+    """At 16 bits a bias of 1 takes more than 32 bits of the small steps; the steps grow."""
+
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.b.weight = self.a.weight
+            nn.init.constant_(self.b.bias, 1.0)
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.a(x)))
+
+    torch.manual_seed(0)
+    model, x = Shared(), torch.randn(8, 4)
+    sim = QuantizationSimModel(model, x, default_output_bw=16, default_param_bw=16)
+    sim.compute_encodings([x])
+    assert sqnr(model(x), sim.model(x)) > 60
+    a, b = (layer.param_quantizers["weight"].get_scale() for layer in (sim.model.a, sim.model.b))
+    assert torch.equal(a, b)  # one weight, one grid
