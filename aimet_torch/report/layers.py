@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.report.metrics import sqnr_db
@@ -126,23 +127,24 @@ def _layer_type(model: nn.Module, name: str) -> str:
 def _describe(model: nn.Module, name: str, quantizer: QuantizerBase) -> QuantizerRow:
     layer, kind, key = name.rsplit(".", 2)
     tensor = key if kind == "param_quantizers" else f"{kind.removesuffix('_quantizers')} {key}"
-    row = (layer, _layer_type(model, layer), tensor, quantizer.bitwidth)
-    if not hasattr(quantizer, "get_scale"):
-        return QuantizerRow(*row, f"float{quantizer.bitwidth}", "per tensor")
+    bitwidth = cast("int", quantizer.bitwidth)  # of every quantizer; nn.Module hides its type
+    row = (layer, _layer_type(model, layer), tensor, bitwidth)
+    if not isinstance(quantizer, AffineQuantizerBase):
+        return QuantizerRow(*row, f"float{bitwidth}", "per tensor")
     grid = f"{'int' if quantizer.signed else 'uint'}{quantizer.bitwidth}"
     grid += " symmetric" if quantizer.symmetric else ""
     count = torch.Size(quantizer.shape).numel()
     unit = "channels" if quantizer.block_size is None else "blocks"
     granularity = "per tensor" if count == 1 else f"{count} {unit}"
-    if not quantizer.is_initialized():
+    minimum, maximum, scale = quantizer.get_min(), quantizer.get_max(), quantizer.get_scale()
+    if minimum is None or maximum is None or scale is None:
         return QuantizerRow(*row, grid, granularity)
-    scale = quantizer.get_scale().detach()
     return QuantizerRow(
         *row,
         grid,
         granularity,
-        min=quantizer.get_min().min().item(),
-        max=quantizer.get_max().max().item(),
+        min=minimum.min().item(),
+        max=maximum.max().item(),
         min_scale=scale.min().item(),
         max_scale=scale.max().item(),
     )
