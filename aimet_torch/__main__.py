@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
+
+from aimet_torch._native import CMAKE_DIR
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
         help="value of CMAKE_PREFIX_PATH with which find_package(aimet) finds this package",
     )
     parser.parse_args()
-    print(Path(__file__).parent, torch.utils.cmake_prefix_path, sep=";")
+    print(CMAKE_DIR, torch.utils.cmake_prefix_path, sep=";")
 
 
 if __name__ == "__main__":

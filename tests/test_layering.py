@@ -63,7 +63,7 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "export": {"quantsim"},
     "report": {"ptq", "export"},
     "cli": {"report"},
-    "__main__": set(),
+    "__main__": {"_native"},
 }
 # The package's front door: they put names together and hold no logic.
 FACADES = {"__init__", "_aliases", "_aimet_common"}
