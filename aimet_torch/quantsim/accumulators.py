@@ -75,7 +75,9 @@ def fit_weight_steps(graph: ModelGraph) -> None:
 
 def _change(layer: _Layer, is_shared: bool) -> Tensor | None:
     """The factor on a weight's step, in its shape; None where it cannot follow the channels."""
-    accumulator = layer.grid.scale().double()
+    step = layer.grid.scale()
+    assert step is not None  # fit_weight_steps has asked
+    accumulator = step.double()
     factor = _factor_for_bias(layer, accumulator)
     output = _output_quantizer(layer.norm or layer.op)
     output_step = output.get_scale() if isinstance(output, AffineQuantizerBase) else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,9 +40,10 @@ def observe_leaves(boundary: OpNode, run: Callable[[], object]) -> list[LeafUse]
         run: runs the whole model on its example input.
     """
     prefix = f"{boundary.module_name}." if boundary.module_name else ""
+    root: Any = boundary.module
     uses = [
         LeafUse(prefix + name, module)
-        for name, module in boundary.module.named_modules()
+        for name, module in root.named_modules()
         if not list(module.children()) and type(module).__module__.startswith("torch.nn.")
     ]
     if not uses:  # a scripted module, for one: it takes no hooks either
@@ -56,7 +58,7 @@ def observe_leaves(boundary: OpNode, run: Callable[[], object]) -> list[LeafUse]
                 known.add(id(leaf))
 
     def note(use: LeafUse) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: object) -> None:
             operands = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
             use.operand_count = max(use.operand_count, len(operands))
             use.fresh_operands |= {
@@ -68,13 +70,13 @@ def observe_leaves(boundary: OpNode, run: Callable[[], object]) -> list[LeafUse]
 
         return hook
 
-    def enter(_: nn.Module, args: tuple, kwargs: dict) -> None:
+    def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
         add((args, kwargs))
 
     handles = [use.module.register_forward_hook(note(use), with_kwargs=True) for use in uses]
     if any(value.kind == "activation" for value in boundary.inputs):
         # What comes from traced operators has a quantizer there.
-        handles.append(boundary.module.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(root.register_forward_pre_hook(enter, with_kwargs=True))
     try:
         run()
     finally:

@@ -165,8 +165,8 @@ class _Reader:
     ) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
             raise self._fail(path, f"must be an object, got {type(value).__name__}")
-        for key in value if allowed is not None else ():
-            if key not in allowed:
+        for key in value:
+            if allowed is not None and key not in allowed:
                 where = f"{path}.{key}" if path else key
                 raise self._fail(where, f"is an unknown key; known here: {', '.join(allowed)}")
         return value

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantization.affine import GroupedBlockQuantizeDequantize, QuantizeDequantize
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer
 from aimet_torch.quantization.float import FloatQuantizeDequantize
@@ -136,9 +135,11 @@ def set_activation_quantizers_to_float(
 
 def _chosen(
     sim: QuantizationSimModel, arg: LayerChoice, caller: str, *, with_weight: bool = True
-) -> list[tuple[str, QuantizationMixin]]:
+) -> list[tuple[str, Any]]:
     is_chosen = _predicate(arg, caller)
-    layers = [(name, module) for name, module in sim.named_qmodules() if is_chosen(module)]
+    layers: list[tuple[str, Any]] = [
+        (name, module) for name, module in sim.named_qmodules() if is_chosen(cast(Any, module))
+    ]
     if with_weight:
         layers = [(n, m) for n, m in layers if dict(m.param_quantizers).get("weight") is not None]
     if not layers:
@@ -173,7 +174,7 @@ def _axes(module: nn.Module) -> tuple[int, int]:
 
 
 def _blocks(
-    name: str, module: QuantizationMixin, block_size: int | Sequence[int]
+    name: str, module: Any, block_size: int | Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shape of the scale and size of a block for each axis of the weight."""
     weight: torch.Tensor = module.weight

@@ -180,15 +180,14 @@ def _range_of(
             f"load_encodings: the entry of {slot} has {scale.numel()} scales, its quantizer has "
             f"shape {list(shape)}"
         )
-    minimum, maximum = (lowest + offset) * scale, (highest + offset) * scale
-    return tuple(
-        t.expand(count).reshape(shape) if t.numel() == 1 else t.reshape(shape)
-        for t in (minimum, maximum)
+    minimum, maximum = (
+        (limit + offset).mul(scale).expand(count).reshape(shape) for limit in (lowest, highest)
     )
+    return minimum, maximum
 
 
 def _apply(
-    quantizer: QuantizerBase,
+    quantizer: Any,
     entry: dict[str, Any],
     new_range: tuple[torch.Tensor, torch.Tensor] | None,
     requires_grad: bool | None,
@@ -207,9 +206,9 @@ def _apply(
 def _remove(sim: QuantizationSimModel, slot: _Slot) -> None:
     if slot.kind == "param":
         module_name, _, param_name = slot.name.rpartition(".")
-        sim.model.get_submodule(module_name).param_quantizers[param_name] = None
+        module: Any = sim.model.get_submodule(module_name)
+        module.param_quantizers[param_name] = None
     else:
         module = sim.model.get_submodule(slot.name)
-        (module.input_quantizers if slot.kind == "input" else module.output_quantizers)[
-            slot.index
-        ] = None
+        quantizers = module.input_quantizers if slot.kind == "input" else module.output_quantizers
+        quantizers[slot.index] = None

@@ -8,6 +8,7 @@ out by hand).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from aimet_torch.graph import ModelGraph, OpNode, Value
 from aimet_torch.quantsim.config import QuantSimConfig
@@ -73,22 +74,16 @@ def _matmul_add(op: OpNode) -> list[OpNode] | None:
     The sum of attention scores and a constant mask is none: no target adds a matrix as a bias.
     """
     following = op.next_op() if op.op_type == "MatMul" else None
-    is_linear = (
-        following is not None
-        and following.op_type == "Add"
-        and _is_constant(op.inputs[-1])
-        and any(_is_constant(value) and len(value.shape) == 1 for value in following.inputs)
-    )
-    return [op, following] if is_linear else None
+    if following is None or following.op_type != "Add" or not _is_constant(op.inputs[-1]):
+        return None
+    is_bias = any(_is_constant(value) and len(value.shape) == 1 for value in following.inputs)
+    return [op, following] if is_bias else None
 
 
 def _square_of(op: OpNode) -> Value | None:
     """The value that `op` squares: x ** 2, x * x."""
-    if (
-        op.op_type == "Pow"
-        and len(op.inputs) == 1
-        and 2 in op.fx_node.args[1:] + tuple(op.fx_node.kwargs.values())
-    ):
+    node: Any = op.fx_node
+    if op.op_type == "Pow" and len(op.inputs) == 1 and 2 in (*node.args[1:], *node.kwargs.values()):
         return op.inputs[0]
     if op.op_type == "Mul" and len(op.inputs) == 2 and op.inputs[0] is op.inputs[1]:
         return op.inputs[0]

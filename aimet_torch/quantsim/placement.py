@@ -89,7 +89,7 @@ def _output_decision(op: OpNode, value: Value, config: QuantSimConfig) -> Decisi
         return Decision(False, "off in the configuration")
     limits = (rule.encoding_min, rule.encoding_max)
     # A fixed range that is symmetric about zero (Tanh, Sin) fits a symmetric grid.
-    is_balanced = None not in limits and limits[0] == -limits[1]
+    is_balanced = rule.encoding_max is not None and rule.encoding_min == -rule.encoding_max
     return Decision(
         True,
         "output",

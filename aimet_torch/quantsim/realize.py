@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,7 +85,7 @@ def realize(
     leaf_uses = [use for op in boundaries for use in observe_leaves(op, run)]
     calls: dict[str, list[OpNode]] = defaultdict(list)
     for op in graph.ops:
-        if op.module is not None and not op.is_boundary:
+        if op.module_name is not None and op.module is not None and not op.is_boundary:
             calls[op.module_name].append(op)
     for name, ops in calls.items():
         if _needs_quantized_class(ops, plan):
@@ -105,9 +106,7 @@ def realize(
 
 
 def _needs_quantized_class(ops: list[OpNode], plan: Plan) -> bool:
-    module = ops[0].module
-    if isinstance(module, QuantizationMixin):
-        return True
+    module: Any = ops[0].module
     is_user_visible = type(module).__module__.startswith("torch.nn.")
     return (
         is_user_visible
@@ -117,16 +116,14 @@ def _needs_quantized_class(ops: list[OpNode], plan: Plan) -> bool:
     )
 
 
-def _replace_by_quantized(model: nn.Module, name: str, module: nn.Module) -> QuantizationMixin:
+def _replace_by_quantized(model: nn.Module, name: str, module: Any) -> Any:
     quantized = QuantizationMixin.from_module(module)
     parent_name, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent_name), child, quantized)
     return quantized
 
 
-def _quantize_params(
-    module: QuantizationMixin, decisions: dict[str, Decision], maker: _Maker
-) -> None:
+def _quantize_params(module: Any, decisions: dict[str, Decision], maker: _Maker) -> None:
     for name in module.param_quantizers:
         decision, tensor = decisions.get(name), getattr(module, name)
         if decision is not None and decision.is_quantized and tensor is not None:
@@ -149,7 +146,8 @@ def _quantize_module(
             index = op.call_index * output_count + j
             module.output_quantizers[index] = maker.activation_or_none(plan.outputs[op.name, j])
         if op.call_index > 0:
-            op.fx_node.kwargs = {**op.fx_node.kwargs, "call_site": op.call_index}
+            node: Any = op.fx_node
+            node.kwargs = {**node.kwargs, "call_site": op.call_index}
     first = ops[0].name
     _quantize_params(
         module, {key[1]: d for key, d in plan.params.items() if key[0] == first}, maker

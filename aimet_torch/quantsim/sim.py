@@ -425,7 +425,7 @@ def _check_bitwidth(name: str, bitwidth: int, least: int, data_type: Quantizatio
     return bitwidth
 
 
-def _apply_limits(quantizer: QuantizerBase, low: float | None, high: float | None) -> None:
+def _apply_limits(quantizer: Any, low: float | None, high: float | None) -> None:
     if not quantizer.is_initialized() or not quantizer.is_overwrite_allowed():
         return
     minimum, maximum = quantizer.get_min(), quantizer.get_max()

@@ -149,7 +149,7 @@ def _at(quantizers: Any, index: int) -> QuantizerBase | None:
     return quantizers[index] if index < len(quantizers) else None
 
 
-def describe(quantizer: QuantizerBase) -> str:
+def describe(quantizer: Any) -> str:
     """Type, granularity and range of a quantizer in short, such as `uint8 [-1.2, 3.4]`."""
     if not hasattr(quantizer, "get_scale"):
         return f"float{quantizer.bitwidth}"

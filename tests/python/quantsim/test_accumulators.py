@@ -173,7 +173,7 @@ def test_a_bias_that_does_not_fit_raises_the_weights_step():
     sim.compute_encodings([x])
     with torch.no_grad():
         result = sim.model(x)[:, 0]
-    assert (result - 100.0).abs().max() <= float(sim.model[0].output_quantizers[0].get_scale())
+    assert (result - 100.0).abs().max() <= sim.model[0].output_quantizers[0].get_scale().item()
 
 
 def test_compiled_and_traced_models_compute_the_same(calibrated):

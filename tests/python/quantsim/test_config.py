@@ -33,9 +33,11 @@ def changed(path: list, value) -> dict:
 
 def test_default_is_per_channel_for_layers_with_weights():
     config = load_config()
-    assert config.is_per_channel("Conv") and config.is_per_channel("Gemm")
+    assert config.is_per_channel("Conv")
+    assert config.is_per_channel("Gemm")
     assert not config.is_per_channel("LayerNormalization")
-    assert config.is_output_quantized("Add") and not config.is_output_quantized("Cast")
+    assert config.is_output_quantized("Add")
+    assert not config.is_output_quantized("Cast")
     assert config.param_rule("Conv", "weight").is_symmetric
     assert not config.param_rule("Conv", "bias").is_quantized
     assert config.is_model_input_quantized

@@ -61,7 +61,7 @@ def test_surplus_entries(net, data, saved):
     document = json.loads(saved[1].read_text())
     document["param_encodings"]["ghost.weight"] = document["param_encodings"]["fc.weight"]
     sim = QuantizationSimModel(net, data)
-    with pytest.raises(ValueError, match="without a quantizer in the simulation: ghost.weight"):
+    with pytest.raises(ValueError, match=r"without a quantizer in the simulation: ghost\.weight"):
         sim.load_encodings(document)
     assert not sim.model.conv1.input_quantizers[0].is_initialized()  # nothing was changed
     with pytest.warns(UserWarning, match="ghost.weight"):
@@ -121,7 +121,7 @@ def test_names_of_onnx_tensors_are_refused(net, data):
 def test_malformed_file(net, data, tmp_path):
     path = tmp_path / "broken.json"
     path.write_text("{")
-    with pytest.raises(ValueError, match="broken.json"):
+    with pytest.raises(ValueError, match=r"broken\.json"):
         QuantizationSimModel(net, data).load_encodings(path)
 
 

@@ -57,6 +57,6 @@ def test_onnx_export(make_sim, data, tmp_path):
 
 def test_exporting_uncalibrated_names_the_quantizers(net, data, tmp_path):
     sim = QuantizationSimModel(net, data)
-    with pytest.raises(ValueError, match="conv1.input_quantizers.0"):
+    with pytest.raises(ValueError, match=r"conv1\.input_quantizers\.0"):
         sim.onnx.export(data, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

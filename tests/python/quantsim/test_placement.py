@@ -78,7 +78,9 @@ def test_parameters_and_buffers_as_operands_are_quantized():
 
     sim = QuantizationSimModel(Operands(), torch.randn(2, 3), default_param_bw=4)
     linear = sim.model.linear.input_quantizers
-    assert linear[1].bitwidth == 4 and linear[1].shape == (4, 1) and linear[1].symmetric
+    assert linear[1].bitwidth == 4
+    assert linear[1].shape == (4, 1)
+    assert linear[1].symmetric
     assert sim.model.add.input_quantizers[1].bitwidth == 8
     assert sim.model.sub.input_quantizers[1] is not None
 
@@ -108,7 +110,8 @@ def test_masks_with_infinities_stay_in_floating_point_and_are_reported():
     sim.compute_encodings([inputs])
     assert (sim.model(*inputs)[:, 1] == 0).all()
     (row,) = sim.summary().float_ops
-    assert row.op_type == "MaskedFill" and "infinities" in row.outputs[0]
+    assert row.op_type == "MaskedFill"
+    assert "infinities" in row.outputs[0]
 
 
 def test_data_movement_keeps_its_producers_grid(net, data, make_sim):
@@ -130,8 +133,10 @@ def test_htp_rules(tmp_path):
     sim = QuantizationSimModel(Head(), x, config_file="htp_v73")
     sim.compute_encodings([x])
     softmax, tanh = sim.model.softmax.output_quantizers[0], sim.model.tanh.output_quantizers[0]
-    assert softmax.get_min() == 0 and softmax.get_max() == 1
-    assert tanh.symmetric and tanh.get_max().item() == pytest.approx(1.0, abs=1 / 255)
+    assert softmax.get_min() == 0
+    assert softmax.get_max() == 1
+    assert tanh.symmetric
+    assert tanh.get_max().item() == pytest.approx(1.0, abs=1 / 255)
     assert not sim.model.norm.param_quantizers["weight"].symmetric
 
 
@@ -198,7 +203,8 @@ def test_untraceable_root_has_quantized_leaves(shape):
     assert sim.model.a.output_quantizers[0] is not None
     assert sim.model.b.param_quantizers["weight"] is not None
     (boundary,) = sim.summary().boundaries
-    assert boundary["name"] == "" and "untraceable: the whole model" in str(sim)
+    assert boundary["name"] == ""
+    assert "untraceable: the whole model" in str(sim)
 
 
 class HandWrittenNorms(nn.Module):

@@ -75,7 +75,8 @@ def test_the_given_model_is_left_alone(net, data):
     before = copy.deepcopy(net.state_dict())
     kind = type(net)
     QuantizationSimModel(net, data).compute_encodings([data])
-    assert type(net) is kind and type(net.conv1) is nn.Conv2d
+    assert type(net) is kind
+    assert type(net.conv1) is nn.Conv2d
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
 
 
@@ -140,7 +141,9 @@ def test_modes_are_restored(net, data):
     sim.model.train()
     sim.model.bn1.eval()
     sim.compute_encodings([data])
-    assert sim.model.training and sim.model.conv1.training and not sim.model.bn1.training
+    assert sim.model.training
+    assert sim.model.conv1.training
+    assert not sim.model.bn1.training
 
 
 @pytest.mark.parametrize(
@@ -241,7 +244,8 @@ def test_original_model_has_no_trace_of_quantizers(net, make_sim, data):
     original = QuantizationSimModel.get_original_model(sim.model)
     assert torch.equal(original(data), net(data))
     assert set(original.state_dict()) == set(net.state_dict())
-    assert isinstance(original, type(net)) and type(original.conv1) is nn.Conv2d
+    assert isinstance(original, type(net))
+    assert type(original.conv1) is nn.Conv2d
     rounded = QuantizationSimModel.get_original_model(sim.model, qdq_weights=True)
     assert not torch.equal(rounded.conv1.weight, net.conv1.weight)
     assert sim.model.conv1.param_quantizers["weight"] is not None
@@ -338,7 +342,7 @@ def test_quantizing_twice_is_refused(make_sim, data):
 
 
 def test_not_a_module(data):
-    with pytest.raises(TypeError, match="`model` must be an nn.Module, got function"):
+    with pytest.raises(TypeError, match=r"`model` must be an nn\.Module, got function"):
         QuantizationSimModel(lambda x: x, data)
 
 
