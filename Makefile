@@ -31,12 +31,13 @@ export AIMET_BUILD_JOBS
 
 CXX_SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt CMakePresets.json setup.py
 
-.PHONY: help demo test lint build assets cpp-tests python-tests cuda-compile clean clean-all
+.PHONY: help demo test bench lint build assets cpp-tests python-tests cuda-compile clean clean-all
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          set up, then quantize MobileNetV2 and export it; results in demo_out/"
 	@echo "make test          set up, then run all C++ and Python tests"
+	@echo "make bench         time every case against its rivals, aimet-torch 2.42 among them; build/benchmarks.json"
 	@echo "make lint          ruff, mypy and the layering test"
 	@echo "make build         set up and build the library into aimet_torch/lib (editable install)"
 	@echo "make cuda-compile  compile and link the CUDA kernels (needs nvcc, no GPU)"
@@ -77,6 +78,9 @@ lint: $(STAMPS)/build
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py
+
+bench: $(STAMPS)/build $(STAMPS)/assets
+	@$(BIN)/python -m benchmarks --output build/benchmarks.json
 
 build: $(STAMPS)/build
 assets: $(STAMPS)/assets

@@ -1,0 +1,99 @@
+"""Reports as text, and the README's table. ``python -m benchmarks.render`` renews the table."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "benchmarks.json"
+README = ROOT / "README.md"
+TABLE = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", re.DOTALL)
+
+
+def duration(seconds: float) -> str:
+    """Return a time with three digits and a fitting unit."""
+    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
+        if seconds * factor >= 1 or unit == "µs":
+            return f"{seconds * factor:.3g} {unit}"
+    raise AssertionError
+
+
+def met(value: float, target: float | None) -> str:
+    """Return a remark on a target, empty without one."""
+    if target is None:
+        return ""
+    return "" if value <= target else " (target missed)"
+
+
+def lines_of(case: dict[str, Any]) -> list[str]:
+    """Return a case of a report as lines of text."""
+    spread = f"± {duration(case['spread'])}"
+    limit = met(case["median"], case["limit"])
+    lines = [f"{case['name']}: {duration(case['median'])} {spread}{limit}"]
+    for rival in case["rivals"]:
+        lines.append(f"  {rival['name']}: {_rival_text(rival)}")
+    return lines
+
+
+def _rival_text(rival: dict[str, Any]) -> str:
+    if "unavailable" in rival:
+        return f"not measured: {rival['unavailable']}"
+    if not rival["agrees"]:
+        return f"not timed, RESULTS DIFFER: {rival['agreement']}"
+    low, high = rival["ratio_quartiles"]
+    return (
+        f"{duration(rival['median'])} ± {duration(rival['spread'])}, ratio {rival['ratio']:.3g}"
+        f" [{low:.3g}, {high:.3g}]{met(rival['ratio'], rival['target'])}; {rival['agreement']}"
+    )
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the README's table of a report."""
+    lines = [
+        "| | time | of a bound | PyTorch | aimet-torch 2.42 |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for case in report["cases"]:
+        cells = [case["title"], duration(case["median"]) + met(case["median"], case["limit"])]
+        cells += [_cell(case, role) for role in ("bound", "pytorch", "aimet")]
+        lines.append(f"| {' | '.join(cells)} |")
+    machine = report["environment"]
+    lines += [
+        "",
+        "Medians. Of a bound: how many times what the work cannot do without, or what the network"
+        " takes without quantization. PyTorch, aimet-torch: how many times faster than they are,"
+        " in the same run, results compared first;"
+        f" A dash: has no such operation. {machine['processor']}, {machine['threads']} of"
+        f" {machine['processors']} processors, {machine['instruction_set']} kernels, torch"
+        f" {machine['torch']}; load {machine['load_before']} before,"
+        f" {machine['load_after']} after the run. No GPU was measured.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(case: dict[str, Any], role: str) -> str:
+    cells = []
+    for rival in case["rivals"]:
+        if rival["role"] != role:
+            continue
+        if "ratio" not in rival:
+            cells.append("not measured" if "unavailable" in rival else "results differ")
+        elif role == "bound":
+            remark = met(rival["ratio"], rival["target"])
+            cells.append(f"{rival['ratio']:.2f} `{rival['name']}`{remark}")
+        else:
+            cells.append(f"{1 / rival['ratio']:.3g}x{met(rival['ratio'], rival['target'])}")
+    return ", ".join(cells) or "-"
+
+
+def main() -> None:
+    """Renew the README's table from the committed report."""
+    table = markdown(json.loads(RESULTS.read_text()))
+    README.write_text(TABLE.sub(lambda _: table, README.read_text()))
+
+
+if __name__ == "__main__":
+    main()
