@@ -10,6 +10,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "benchmarks.json"
 README = ROOT / "README.md"
+#: A spread above this share of the median is printed beside it.
+UNSTEADY = 0.15
 TABLE = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", re.DOTALL)
 
 
@@ -57,7 +59,10 @@ def markdown(report: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for case in report["cases"]:
-        cells = [case["title"], duration(case["median"]) + met(case["median"], case["limit"])]
+        spread = case["spread"] / case["median"]
+        unsteady = f" ± {100 * spread:.0f} %" if spread > UNSTEADY else ""
+        time = duration(case["median"]) + unsteady + met(case["median"], case["limit"])
+        cells = [case["title"], time]
         cells += [_cell(case, role) for role in ("bound", "pytorch", "aimet")]
         lines.append(f"| {' | '.join(cells)} |")
     machine = report["environment"]
@@ -66,7 +71,8 @@ def markdown(report: dict[str, Any]) -> str:
         "Medians. Of a bound: how many times what the work cannot do without, or what the network"
         " takes without quantization. PyTorch, aimet-torch: how many times faster than they are,"
         " in the same run, results compared first;"
-        f" A dash: has no such operation. {machine['processor']}, {machine['threads']} of"
+        " a dash: no such operation, or not compared. ±: the quartiles are that far apart, the"
+        f" figure is no result of record. {machine['processor']}, {machine['threads']} of"
         f" {machine['processors']} processors, {machine['instruction_set']} kernels, torch"
         f" {machine['torch']}; load {machine['load_before']} before,"
         f" {machine['load_after']} after the run. No GPU was measured.",

@@ -153,10 +153,10 @@ def test_an_environment_that_cannot_be_made_is_reported(tmp_path, monkeypatch) -
 
 def test_table_names_what_was_missed_and_not_measured() -> None:
     bound = {"name": "clone", "role": "bound", "target": 1.25, "agrees": True, "ratio": 1.5}
-    case = {"title": "case", "median": 2.5e-6, "limit": None}
+    case = {"title": "case", "median": 2.5e-6, "spread": 5e-7, "limit": None}
     rivals = [bound, {"name": "a", "role": "aimet", "target": None, "unavailable": "no network"}]
     keys = ("processor", "processors", "threads", "instruction_set", "torch")
     machine = dict.fromkeys((*keys, "load_before", "load_after"), 1)
     table = render.markdown({"environment": machine, "cases": [{**case, "rivals": rivals}]})
-    row = "| case | 2.5 µs | 1.50 `clone` (target missed) | - | not measured |"
+    row = "| case | 2.5 µs ± 20 % | 1.50 `clone` (target missed) | - | not measured |"
     assert row in table.splitlines()
