@@ -234,3 +234,9 @@ def test_no_pybind11() -> None:
         assert not re.search(r"pybind11|PYBIND11_MODULE|cpp_extension", path.read_text()), relative(
             path
         )
+
+
+def test_every_folder_of_modules_is_a_package_that_the_wheel_holds() -> None:
+    folders = {path.parent for path in source_files(".py", under=PACKAGE)}
+    missing = {str(f.relative_to(ROOT)) for f in folders if not (f / "__init__.py").exists()}
+    assert not missing, f"no __init__.py, so the wheel leaves them out: {sorted(missing)}"

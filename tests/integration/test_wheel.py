@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import zipfile
 from pathlib import Path
+
+import pytest
+
+from tests.integration.commands import ROOT
 
 
 def test_wheel_serves_every_python(installed_wheel) -> None:
@@ -19,13 +24,29 @@ def test_wheel_holds_library_headers_cmake_package_and_data(installed_wheel) -> 
         "aimet_torch/include/aimet/aimet.h",
         "aimet_torch/share/cmake/aimet/aimetConfig.cmake",
         "aimet_torch/share/cmake/aimet/aimetTargets.cmake",
-        "aimet_torch/report/page.html",
-        "aimet_torch/quantsim/configs/default_config_per_channel.json",
+        "aimet_common/__init__.py",
         "aimet_torch/py.typed",
     }
     assert wanted <= names, wanted - names
     packages = {name.split("/")[0] for name in names}
-    assert {name for name in packages if not name.endswith(".dist-info")} == {"aimet_torch"}
+    assert {name for name in packages if not name.endswith(".dist-info")} == {
+        "aimet_torch",
+        "aimet_common",
+    }
+
+
+def test_wheel_holds_every_file_of_the_package(installed_wheel) -> None:
+    packed = set(zipfile.ZipFile(installed_wheel.wheel).namelist())
+    listing = subprocess.run(
+        ["git", "ls-files", "aimet_torch"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listing.returncode != 0:
+        pytest.skip("not a git checkout")
+    files = {
+        path.replace("aimet_torch/_aimet_common", "aimet_common")
+        for path in listing.stdout.split()
+    }
+    assert files <= packed, files - packed
 
 
 def test_wheel_runs_the_main_job(installed_wheel, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Operations as modules: one class for every function that a network may call."""
