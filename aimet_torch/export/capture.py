@@ -98,6 +98,7 @@ def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
     names = list(quantizers)
     if names and all(encoding is None for encoding in encodings):
         raise uncalibrated(names)
+    _check_modules(model)
     marked = _copy_with_markers(model, quantizers)
     positional, keywords = bind_inputs(model, args)
     keywords.update(torch_onnx_kwargs.pop("kwargs", None) or {})
@@ -256,6 +257,17 @@ def _optimize(program: torch.onnx.ONNXProgram, parameter_names: set[str]) -> Non
         program.model.graph.inputs.remove(value)
         value.const_value = tensor
         program.model.graph.register_initializer(value)
+
+
+def _check_modules(model: nn.Module) -> None:
+    scripted = [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    # The modules inside a scripted one are scripted, too.
+    outermost = [n for n in scripted if n.rpartition(".")[0] not in scripted]
+    if outermost:
+        raise NotImplementedError(
+            f"export: torch.export takes no scripted module, and {outermost} of the model are; "
+            "put the `nn.Module` that was scripted in its place before the simulation is built"
+        )
 
 
 def _why_not(error: BaseException) -> str:

@@ -43,8 +43,7 @@ def test_wheel_holds_every_file_of_the_package(installed_wheel) -> None:
     if listing.returncode != 0:
         pytest.skip("not a git checkout")
     files = {
-        path.replace("aimet_torch/_aimet_common", "aimet_common")
-        for path in listing.stdout.split()
+        path.replace("aimet_torch/_aimet_common", "aimet_common") for path in listing.stdout.split()
     }
     assert files <= packed, files - packed
 

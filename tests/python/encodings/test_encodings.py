@@ -156,14 +156,10 @@ def test_content_is_parsed_like_its_file(tmp_path: Path, version: str) -> None:
 
 
 def test_malformed_content_names_its_source() -> None:
-    with pytest.raises(
-        ValueError, match=r"parse_encodings: given: \$: must be an object"
-    ):
+    with pytest.raises(ValueError, match=r"parse_encodings: given: \$: must be an object"):
         encodings.parse("[]", "given")
     bad = {"param_encodings": {"w": [{"bitwidth": 8, "scale": float("nan")}]}}
-    with pytest.raises(
-        ValueError, match=r"given: \$\.param_encodings\.w\[0\]\.scale: Out"
-    ):
+    with pytest.raises(ValueError, match=r"given: \$\.param_encodings\.w\[0\]\.scale: Out"):
         encodings.parse(bad, "given")
 
 

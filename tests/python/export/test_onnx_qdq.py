@@ -160,12 +160,19 @@ def tensors(value):
     ]
 
 
-@pytest.mark.parametrize("name", ["DataDependentRoot", "DataDependentPart"])
-def test_code_that_depends_on_data_is_refused_by_name(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("DataDependentRoot", "depend"),
+        ("DataDependentPart", "depend"),
+        ("Outsiders", r"no scripted module, and \['scripted'\]"),
+    ],
+)
+def test_what_has_no_onnx_form_is_refused_with_the_reason(name, reason, tmp_path):
     fixture = FIXTURES[name]
     sim = QuantizationSimModel(fixture.build().eval(), fixture.inputs(2))
     sim.compute_encodings(lambda m: call_model(m, fixture.inputs(2)))
-    with pytest.raises(NotImplementedError, match="depend"):
+    with pytest.raises(NotImplementedError, match=reason):
         onnx_qdq.export(sim, fixture.inputs(2), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 
