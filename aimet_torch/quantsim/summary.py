@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -72,14 +73,7 @@ class Summary:
 
     def __str__(self) -> str:
         header = ("operator", "type", "inputs", "parameters", "outputs")
-        cells = [header] + [
-            (
-                row.name,
-                row.op_type,
-                *("; ".join(part) or "-" for part in (row.inputs, row.params, row.outputs)),
-            )
-            for row in self.rows
-        ]
+        cells = [header] + [line for row in self.rows for line in _lines(row)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -100,6 +94,13 @@ class Summary:
             lines.append(f"  operators in floating point there: {ops}")
         lines += [f"fixed by the example input: {text}" for text in self.specializations]
         return "\n".join(lines)
+
+
+def _lines(row: SummaryRow) -> list[tuple[str, ...]]:
+    """The cells of a row; an operator with several of a kind (an LSTM's weights) takes more."""
+    columns = [[row.name], [row.op_type]]
+    columns += [part or ["-"] for part in (row.inputs, row.params, row.outputs)]
+    return list(itertools.zip_longest(*columns, fillvalue=""))
 
 
 def summarize(sim: QuantizationSimModel) -> Summary:

@@ -357,3 +357,12 @@ def test_summary_prints_every_operator(make_sim):
     assert all(op.name in text for op in sim.graph.ops)
     assert "0 operators with a floating-point result" in text
     assert sim.summary().to_dict()["quantizer_count"] == 9
+
+
+def test_the_table_has_a_line_for_each_quantizer_of_an_operator():
+    model = torch.nn.LSTM(4, 3, num_layers=2)
+    sim = QuantizationSimModel(model, torch.randn(5, 1, 4))
+    table = str(sim.summary()).splitlines()
+    lines = [line for line in table if "weight_ih_l" in line]
+    assert [line.split("weight_ih_l")[1][0] for line in lines] == ["0", "1"]
+    assert max(map(len, table)) < 160
