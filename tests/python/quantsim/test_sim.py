@@ -360,7 +360,7 @@ def test_summary_prints_every_operator(make_sim):
 
 
 def test_the_table_has_a_line_for_each_quantizer_of_an_operator():
-    model = torch.nn.LSTM(4, 3, num_layers=2)
+    model = torch.nn.Sequential(torch.nn.LSTM(4, 3, num_layers=2))
     sim = QuantizationSimModel(model, torch.randn(5, 1, 4))
     table = str(sim.summary()).splitlines()
     lines = [line for line in table if "weight_ih_l" in line]
