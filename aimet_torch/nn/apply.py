@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aimet_torch.quantization.base import QuantizerBase, plain_tensor
 
-__all__ = ["RemovedQuantizers", "apply_quantizer", "quantize_tensors"]
+__all__ = ["RemovedQuantizers", "apply_quantizer", "apply_quantizer_", "quantize_tensors"]
 
 
 def apply_quantizer(quantizer: QuantizerBase | None, tensor: Tensor) -> Tensor:
@@ -20,6 +20,17 @@ def apply_quantizer(quantizer: QuantizerBase | None, tensor: Tensor) -> Tensor:
     if quantizer._forward_hooks or quantizer._forward_pre_hooks:
         return plain_tensor(quantizer(tensor))
     return quantizer.simulate(tensor)
+
+
+def apply_quantizer_(quantizer: QuantizerBase | None, tensor: Tensor) -> Tensor:
+    """As `apply_quantizer`, where nobody else holds ``tensor`` and it needs no gradient."""
+    if quantizer is None or not tensor.is_floating_point():
+        return tensor
+    if not (quantizer._forward_hooks or quantizer._forward_pre_hooks):
+        output = quantizer.simulate_(tensor)
+        if output is not None:
+            return output
+    return apply_quantizer(quantizer, tensor)
 
 
 def quantize_tensors(value: Any, quantizers: dict[str, Any], index: int) -> tuple[Any, int]:

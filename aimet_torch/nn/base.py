@@ -14,8 +14,21 @@ from typing import Any, ClassVar, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from aimet_torch.nn.apply import RemovedQuantizers, apply_quantizer, quantize_tensors
+from aimet_torch.nn.apply import (
+    RemovedQuantizers,
+    apply_quantizer,
+    apply_quantizer_,
+    quantize_tensors,
+)
 from aimet_torch.nn.bias_grid import BiasGrid
+from aimet_torch.nn.eager import (
+    Activation,
+    LastResult,
+    ParameterCache,
+    key_of_parameters,
+    may_overwrite,
+    runs_eagerly,
+)
 from aimet_torch.nn.kernels import Kernel, run_shadowed, shadow, unshadow
 from aimet_torch.quantization.affine import AffineQuantizerBase, GroupedBlockQuantizeDequantize
 from aimet_torch.quantization.affine.regrid import find_grid
@@ -24,7 +37,15 @@ from aimet_torch.quantization.base import EncodingBase, QuantizerBase, plain_ten
 __all__ = ["BaseQuantizationMixin", "share_state"]
 
 _CHILDREN = ("input_quantizers", "output_quantizers", "param_quantizers")
-_ATTRIBUTES = ("inputs_per_call", "outputs_per_call", "folded_param_encodings", "bias_grids")
+_ATTRIBUTES = (
+    "inputs_per_call",
+    "outputs_per_call",
+    "folded_param_encodings",
+    "bias_grids",
+    "input_producers",
+    "_parameter_cache",
+    "_last_result",
+)
 
 
 class BaseQuantizationMixin:
@@ -39,6 +60,8 @@ class BaseQuantizationMixin:
         outputs_per_call: entries of ``output_quantizers`` that belong to one call site.
         bias_grids: by call site, where an integer target holds the bias; without one, an
             unquantized bias stays as it is.
+        input_producers: by call site of an activation function, the module whose output goes there
+            and nowhere else, so that it may be overwritten.
         folded_param_encodings: encodings of parameters that `fold_param_quantizers` replaced.
     """
 
@@ -51,6 +74,8 @@ class BaseQuantizationMixin:
     outputs_per_call: int
     folded_param_encodings: dict[str, EncodingBase]
     bias_grids: dict[int, BiasGrid] | None = None
+    input_producers: dict[int, Any] | None = None
+    _last_result: LastResult | None = None  # where somebody's `input_producers` names this module
 
     #: Quantized class by original class, and the reverse.
     cls_to_qcls: ClassVar[dict[type[nn.Module], type[nn.Module]]] = {}
@@ -65,6 +90,8 @@ class BaseQuantizationMixin:
     _generated: ClassVar[bool] = False
     _parent_forward: ClassVar[Callable[..., Any]]
     _kernel: ClassVar[Kernel | None]
+    _returns_new: ClassVar[bool] = False
+    _activation: ClassVar[Activation | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -80,6 +107,7 @@ class BaseQuantizationMixin:
         names = [name for name, _ in self.named_parameters(recurse=False)]  # type: ignore[attr-defined]
         self.param_quantizers = nn.ModuleDict(dict.fromkeys(names))  # type: ignore[arg-type]
         self.folded_param_encodings = {}
+        self._parameter_cache = ParameterCache()
         self.reserve_quantizers(inputs, outputs)
 
     def reserve_quantizers(self, inputs: int, outputs: int, call_sites: int = 1) -> None:
@@ -100,46 +128,94 @@ class BaseQuantizationMixin:
         """Run the original module. Classes without a forward of their own get another one."""
         return super().forward(*args, **kwargs)  # type: ignore[misc]
 
-    def _quantized_forward(self, *args: Any, call_site: int = 0, **kwargs: Any) -> Any:
+    def _quantized_forward(
+        self, *args: Any, call_site: int = 0, owns_input: bool = False, **kwargs: Any
+    ) -> Any:
         """Run the module with quantized inputs, parameters and outputs.
 
         Args:
             *args: inputs of the original module.
             call_site: which call of a module that the model uses several times this is.
+            owns_input: the caller lets go of the input, so that it may be overwritten.
             **kwargs: inputs of the original module.
 
         Raises:
             RuntimeError: a quantizer has no range yet.
         """
         modules: Any = self._modules  # type: ignore[attr-defined]
-        quantizers = modules["input_quantizers"]._modules
-        if any(quantizer is not None for quantizer in quantizers.values()):
-            first = call_site * self.inputs_per_call
-            args, first = quantize_tensors(args, quantizers, first)
-            if kwargs:
-                kwargs, _ = quantize_tensors(kwargs, quantizers, first)
-        parameters = self._quantized_parameters(call_site=call_site)
+        for quantizer in modules["input_quantizers"]._modules.values():
+            if quantizer is not None:
+                args, kwargs = self._quantized_inputs(args, kwargs, call_site)
+                break
+        cls = type(self)
+        quantizers = modules["output_quantizers"]._modules
+        eager = runs_eagerly()
+        parameters = self._quantized_parameters(call_site=call_site, eager=eager)
         if parameters is None:
+            if owns_input and eager and may_overwrite(self, args, call_site):
+                return self._activate_(args[0], call_site)
             output = self._parent_forward(*args, **kwargs)
-        elif (kernel := type(self)._kernel) is not None and "weight" in parameters:
+        elif (kernel := cls._kernel) is not None and "weight" in parameters:
             output = kernel(self, parameters, *args, **kwargs)
         else:
-            output = run_shadowed(self, type(self)._parent_forward, parameters, args, kwargs)
-        quantizers = modules["output_quantizers"]._modules
+            output = run_shadowed(self, cls._parent_forward, parameters, args, kwargs)
+        if eager and cls._returns_new and type(output) is Tensor and "out" not in kwargs:
+            if self.__dict__.get("inplace", False):
+                return quantize_tensors(output, quantizers, call_site * self.outputs_per_call)[0]
+            if quantizers:
+                quantizer = quantizers.get(str(call_site * self.outputs_per_call))
+                output = apply_quantizer_(quantizer, output)
+            if self._last_result is not None:
+                self._last_result.set(output)
+            return output
         if not quantizers:
             return output
         return quantize_tensors(output, quantizers, call_site * self.outputs_per_call)[0]
 
+    def _quantized_inputs(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], call_site: int
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        quantizers: Any = self._modules["input_quantizers"]._modules  # type: ignore[attr-defined]
+        args, index = quantize_tensors(args, quantizers, call_site * self.inputs_per_call)
+        if kwargs:
+            kwargs, _ = quantize_tensors(kwargs, quantizers, index)
+        return args, kwargs
+
+    def _activate_(self, input: Tensor, call_site: int) -> Tensor:
+        """Clamp ``input`` as this activation function does, and quantize it, both in place."""
+        activation: Any = self._activation
+        quantizers: Any = self._modules["output_quantizers"]._modules  # type: ignore[attr-defined]
+        quantizer = quantizers.get(str(call_site * self.outputs_per_call))
+        if quantizer is not None and not (quantizer._forward_hooks or quantizer._forward_pre_hooks):
+            output = quantizer.simulate_(input, *activation.bounds(self))
+            if output is not None:
+                return output
+        return apply_quantizer_(quantizer, activation.apply_(self, input))
+
     def _quantized_parameters(
-        self, names: Iterable[str] | None = None, call_site: int = 0
+        self, names: Iterable[str] | None = None, call_site: int = 0, eager: bool | None = None
     ) -> dict[str, Any] | None:
         """Return all own parameters, quantized where there is a quantizer; None if nowhere.
 
-        Quantizers without a range compute it here, from the parameter.
+        Quantizers without a range compute it here, from the parameter. While no gradient is needed
+        the result is kept as long as nothing that it depends on changes.
         """
         quantizers: Any = self._modules["param_quantizers"]._modules  # type: ignore[attr-defined]
-        if not self.bias_grids and all(quantizer is None for quantizer in quantizers.values()):
-            return None
+        if not self.bias_grids:
+            for quantizer in quantizers.values():
+                if quantizer is not None:
+                    break
+            else:
+                return None
+        eager = runs_eagerly() if eager is None else eager
+        key = None
+        if eager and names is None:
+            key = key_of_parameters(self, quantizers, call_site)
+            known = None if key is None else self._parameter_cache.get(call_site, key)
+            if known is not None:
+                return known
+        elif not torch.compiler.is_compiling():
+            self._parameter_cache.clear()
         selected = quantizers.keys() if names is None else set(names)
         result: dict[str, Any] = dict(self._parameters)  # type: ignore[attr-defined]
         for name, quantizer in quantizers.items():
@@ -152,6 +228,8 @@ class BaseQuantizationMixin:
         grid = (self.bias_grids or {}).get(call_site)
         if grid is not None and result.get("bias") is not None and quantizers["bias"] is None:
             result["bias"] = grid.round(result["bias"])
+        if key is not None:
+            self._parameter_cache.put(call_site, key, result)
         return result
 
     @contextlib.contextmanager

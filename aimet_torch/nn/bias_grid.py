@@ -124,6 +124,33 @@ class BiasGrid:
         quantizers = getattr(self.source, self.quantizers)
         return quantizers[self.index] if self.index < len(quantizers) else None
 
+    def facts(self) -> tuple[list[Tensor], tuple[Any, ...]] | None:
+        """What `round` depends on, beside the layer's own parameters and their quantizers.
+
+        Returns:
+            As `aimet_torch.quantization.base.QuantizerBase.facts`.
+        """
+        quantizer = self.input_quantizer
+        if quantizer is None:
+            return [], (None,)
+        known = quantizer.facts()
+        if known is None:
+            return None
+        tensors, facts = known[0], (quantizer.is_initialized(), known[1])
+        norm = self.norm
+        if norm is None:
+            return tensors, facts
+        of_weight = self.layer.param_quantizers["weight"]
+        known = of_weight.facts() if of_weight is not None else ([], None)
+        if known is None:
+            return None
+        optional = (self.layer.bias, norm.weight, norm.bias)
+        tensors = [*tensors, *known[0], norm.running_mean, norm.running_var]
+        tensors += [tensor for tensor in optional if tensor is not None]
+        is_there = tuple(tensor is not None for tensor in optional)
+        is_known = of_weight is not None and of_weight.is_initialized()
+        return tensors, (facts, known[1], is_known, is_there, norm.training, norm.eps)
+
     def scale(self) -> Tensor | None:
         """Step of the accumulator; None without an integer quantizer with a range on both sides."""
         scales: list[Tensor] = []

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from aimet_torch.nn.base import BaseQuantizationMixin, share_state
+from aimet_torch.nn.eager import activation_of, returns_new_tensor
 from aimet_torch.nn.kernels import kernel_of
 
 __all__ = ["QuantizationMixin", "make_quantized_class"]
@@ -42,6 +43,8 @@ class QuantizationMixin(BaseQuantizationMixin):
             return  # a further mixin, not a module yet
         cls._parent_forward = vars(parent)["forward"]
         cls._kernel = kernel_of(cls._parent_forward)
+        cls._returns_new = returns_new_tensor(cls, cls._parent_forward)
+        cls._activation = activation_of(cls._parent_forward)
         own = lineage[: lineage.index(QuantizationMixin)]
         writers = [c for c in own if "forward" in vars(c)]
         if all(vars(c)["forward"] is BaseQuantizationMixin._quantized_forward for c in writers):

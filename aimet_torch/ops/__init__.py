@@ -17,6 +17,7 @@ from aimet_torch.ops.range_search import (
     range_from_percentile,
     range_from_sqnr,
 )
+from aimet_torch.ops.simulation import fingerprint, quantize_dequantize_by_range_
 from aimet_torch.ops.statistics import min_max, rebin_histogram, update_histogram_
 
 __all__ = [
@@ -24,9 +25,11 @@ __all__ = [
     "cpu_capability",
     "dequantize",
     "encoding_from_range",
+    "fingerprint",
     "min_max",
     "quantize",
     "quantize_dequantize",
+    "quantize_dequantize_by_range_",
     "range_from_entropy",
     "range_from_min_max",
     "range_from_mse",

@@ -280,3 +280,26 @@ class QuantizerBase(nn.Module):
         to the result, which costs more than small layers themselves.
         """
         return plain_tensor(self.forward(input))
+
+    def simulate_(
+        self, input: Tensor, clamp_min: float | None = None, clamp_max: float | None = None
+    ) -> Tensor | None:
+        """As `simulate`, but ``input`` may be overwritten: nobody else holds it.
+
+        Args:
+            input: a plain floating-point tensor; needs no gradient.
+            clamp_min: lower bound of an activation function to apply first.
+            clamp_max: upper bound.
+
+        Returns:
+            The result, often ``input`` itself; None, with ``input`` as it was, where the quantizer
+            has no way to do it.
+        """
+        return None
+
+    def facts(self) -> tuple[list[Tensor], tuple[Any, ...]] | None:
+        """What the map depends on: tensors and other values; None if that is not known.
+
+        Results of `simulate` are kept as long as none of them changes.
+        """
+        return None

@@ -13,6 +13,7 @@ from torch import nn
 from aimet_torch.common.defs import QuantizationDataType, QuantScheme
 from aimet_torch.graph import ModelGraph, OpNode, Value
 from aimet_torch.nn import QuantizationMixin
+from aimet_torch.nn.eager import LastResult
 from aimet_torch.quantization.affine import QuantizeDequantize
 from aimet_torch.quantization.encoding_analyzer import (
     EncodingAnalyzer,
@@ -101,8 +102,27 @@ def realize(
             for index, decision in enumerate(decisions):
                 quantizers[index] = maker.activation_or_none(decision)
         _quantize_params(module, params, maker)
+    _let_activations_overwrite(graph)
     graph.recompile()
     return maker.realization
+
+
+def _let_activations_overwrite(graph: ModelGraph) -> None:
+    """Tell activation functions which of them alone read what the layer before has made."""
+    for op in graph.ops:
+        producer = op.inputs[0].producer if len(op.inputs) == 1 else None
+        if producer is None or producer.next_op() is not op or len(producer.outputs) != 1:
+            continue
+        reader: Any = op.module
+        maker: Any = producer.module
+        if not (isinstance(reader, QuantizationMixin) and isinstance(maker, QuantizationMixin)):
+            continue
+        if reader._activation is None or not maker._returns_new or not reader.accepts_call_site:
+            continue
+        reader.input_producers = {**(reader.input_producers or {}), op.call_index: maker}
+        maker._last_result = LastResult()
+        node: Any = op.fx_node
+        node.kwargs = {**node.kwargs, "owns_input": True}
 
 
 def _needs_quantized_class(ops: list[OpNode], plan: Plan) -> bool:

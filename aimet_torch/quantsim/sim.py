@@ -316,7 +316,8 @@ class QuantizationSimModel(ExportMethods):
                 if qdq_weights:
                     module.fold_param_quantizers()
                 _replace(original, name, module.get_original_module())
-        drop_keyword(original, "call_site")
+        for keyword in ("call_site", "owns_input"):
+            drop_keyword(original, keyword)
         return original
 
     # -- encodings --------------------------------------------------------------------------------

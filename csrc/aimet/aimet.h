@@ -20,6 +20,7 @@
 #include "aimet/ops/histogram.h"
 #include "aimet/ops/min_max.h"
 #include "aimet/ops/range_search.h"
+#include "aimet/ops/simulation.h"
 
 namespace aimet {
 

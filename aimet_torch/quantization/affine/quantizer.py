@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class AffineQuantizerBase(QuantizerBase):
     min: nn.Parameter
     max: nn.Parameter
     _range_names = ("min", "max")
+    #: Whether the map is that of `QuantizeDequantize`, with nothing changed by a subclass.
+    _is_plain: ClassVar[bool] = False
 
     def __init__(self, shape: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -168,6 +170,13 @@ class AffineQuantizerBase(QuantizerBase):
 
     def _scale_and_offset(self) -> tuple[Tensor, Tensor]:
         return self._grid_of(self.min, self.max)
+
+    def facts(self) -> tuple[list[Tensor], tuple[Any, ...]] | None:
+        """Range and grid; see `QuantizerBase.facts`."""
+        if not self._is_plain:
+            return None
+        grid = (self.qmin, self.qmax, self.symmetric, self.zero_point_shift, self.block_size)
+        return [self.min, self.max], grid
 
     def _grid_of(self, minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
         return ops.encoding_from_range(minimum, maximum, self.qmin, self.qmax, self.symmetric)
@@ -336,9 +345,43 @@ class QuantizeDequantize(AffineQuantizerBase):
     DequantizedTensor([0.2000, 1.4000], grad_fn=<AliasBackward0>)
     """
 
+    _is_plain = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        parts = ("simulate", "_map", "_ready", "_grid_of", "_scale_and_offset", "is_initialized")
+        cls._is_plain = all(getattr(cls, p) is getattr(QuantizeDequantize, p) for p in parts)
+
     def simulate(self, input: Tensor) -> Tensor:
         """Quantize-dequantize a plain tensor; see `QuantizerBase.simulate`."""
         return self._map(input, *self._scale_and_offset()) if self._ready(input) else input
+
+    def simulate_(
+        self, input: Tensor, clamp_min: float | None = None, clamp_max: float | None = None
+    ) -> Tensor | None:
+        """Quantize-dequantize in place; see `QuantizerBase.simulate_`."""
+        is_possible = (
+            self._is_plain
+            and self._initialized
+            and not self._calibrating
+            and self.block_size is None
+            and not self.zero_point_shift
+            and input.is_cpu  # elsewhere it would be a copy
+        )
+        if not is_possible:
+            return None
+        parameters: Any = self._parameters
+        ops.quantize_dequantize_by_range_(
+            input,
+            parameters["min"],
+            parameters["max"],
+            self.qmin,
+            self.qmax,
+            self.symmetric,
+            clamp_min,
+            clamp_max,
+        )
+        return input
 
     def _map(self, input: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
         grid = self.qmin, self.qmax, self.block_size

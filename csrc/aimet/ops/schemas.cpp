@@ -81,6 +81,13 @@ TORCH_LIBRARY(aimet, m) {
       "symmetric) -> (Tensor range_min, Tensor range_max)",
       kTags);
 
+  // --- simulation.h: what a simulated layer does with a tensor that nobody else holds ---
+  m.def(
+      "quantize_dequantize_by_range_(Tensor(a!) input, Tensor min, Tensor max, int qmin, int qmax, "
+      "bool symmetric, float? clamp_min=None, float? clamp_max=None) -> ()",
+      kTags);
+  m.def("fingerprint(Tensor[] tensors) -> int");
+
   // --- build_info.h ---
   m.def("build_info() -> str", {at::Tag::pt2_compliant_tag});
   m.def("cpu_capability() -> str", {at::Tag::pt2_compliant_tag});

@@ -75,6 +75,13 @@ def samples_of(operator: str) -> list[tuple]:
             (counts, torch.randn(3, 50), low, high),
             (counts[0, 0], torch.randn(9), low[0, 0], high[0, 0]),
         ]
+    if operator == "quantize_dequantize_by_range_":
+        low, high = torch.tensor(-1.0), torch.tensor(2.0)
+        return [
+            (torch.randn(5, 7), low, high, 0, 255, False),
+            (torch.randn(5, 7), low, high, 0, 255, False, 0.0, 6.0),
+            (torch.randn(5, 7).t(), low.expand(5), high.expand(5), *GRID, True, 0.0),
+        ]
     if operator == "rebin_histogram":
         counts, low, high = histogram()
         return [(counts, low, high, low - 1, high + 0.3)]
@@ -106,6 +113,7 @@ OURS = [
     "rebin_histogram",
     "range_from_min_max",
     "encoding_from_range",
+    "quantize_dequantize_by_range_",
     "range_from_percentile",
     "range_from_sqnr",
     "range_from_mse",
