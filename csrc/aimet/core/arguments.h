@@ -19,6 +19,7 @@ struct AffineArguments {
   Shape shape;
   double qmin;
   double qmax;
+  bool is_streamed = false;  // output past the caches; the CPU's kernels alone look at it
 };
 
 struct AffineBackwardArguments {
@@ -32,6 +33,7 @@ struct AffineBackwardArguments {
   Reduction reduction;
   double qmin;
   double qmax;
+  bool is_streamed = false;  // grad_input past the caches
 };
 
 struct MinMaxArguments {

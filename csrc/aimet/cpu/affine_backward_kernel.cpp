@@ -4,6 +4,7 @@
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
 #include "aimet/cpu/lanes.h"
+#include "aimet/cpu/streams.h"
 
 namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
 namespace {
@@ -21,6 +22,18 @@ struct Backward {
   T qmin = static_cast<T>(a.qmin);
   T qmax = static_cast<T>(a.qmax);
 
+  // Where `grad_input` from `start` on is to be written; null: nowhere.
+  AIMET_HOST_DEVICE Element* target_of(std::int64_t start, Element* lines) const {
+    if (grad_input == nullptr) return nullptr;
+    return a.is_streamed ? lines : grad_input + start;
+  }
+  AIMET_HOST_DEVICE void finish(const T* staged, Element* lines, std::int64_t count,
+                                std::int64_t start) {
+    if (grad_input == nullptr) return;
+    store(staged, count, a.is_streamed ? lines : grad_input + start);
+    if (a.is_streamed) stream(lines, count, grad_input + start);
+  }
+
   // Up to kChunk elements of one channel.
   AIMET_HOST_DEVICE void row(std::int64_t task) {
     const std::int64_t chunks = a.reduction.chunks_per_run();
@@ -33,9 +46,11 @@ struct Backward {
     alignas(64) T grad_buffer[kChunk];
     alignas(64) T input_buffer[kChunk];
     alignas(64) T output_buffer[kChunk];
+    alignas(64) Element lines[kChunk];
     const T* g = load(grad + start, count, grad_buffer);
     const T* x = load(input + start, count, input_buffer);
-    T* dx = grad_input == nullptr ? output_buffer : staging(grad_input + start, output_buffer);
+    Element* target = target_of(start, lines);
+    T* dx = target == nullptr ? output_buffer : staging(target, output_buffer);
     alignas(64) T scale_lanes[kLanes] = {};
     alignas(64) T offset_lanes[kLanes] = {};
     std::int64_t i = 0;
@@ -55,7 +70,7 @@ struct Backward {
       scale_lanes[j] += d.scale;
       offset_lanes[j] += d.offset;
     }
-    if (grad_input != nullptr) store(output_buffer, count, grad_input + start);
+    finish(output_buffer, lines, count, start);
     a.partial_scale[task] = static_cast<double>(add_lanes(scale_lanes));
     a.partial_offset[task] = static_cast<double>(add_lanes(offset_lanes));
   }
@@ -84,11 +99,13 @@ struct Backward {
     alignas(64) T grad_buffer[kChunk];
     alignas(64) T input_buffer[kChunk];
     alignas(64) T output_buffer[kChunk];
+    alignas(64) Element lines[kChunk];
     for (std::int64_t row = row_begin; row < row_end; ++row) {
       const std::int64_t start = row * columns + first;
       const T* g = load(grad + start, count, grad_buffer);
       const T* x = load(input + start, count, input_buffer);
-      T* dx = grad_input == nullptr ? output_buffer : staging(grad_input + start, output_buffer);
+      Element* target = target_of(start, lines);
+      T* dx = target == nullptr ? output_buffer : staging(target, output_buffer);
       for (std::int64_t i = 0; i < count; ++i) {
         const core::AffineParams<T> params{column_scale[i], column_offset[i], qmin, qmax};
         const core::AffineGradient<T> d = core::quantize_dequantize_gradient(g[i], x[i], params);
@@ -96,7 +113,7 @@ struct Backward {
         scale_sums[i] += d.scale;
         offset_sums[i] += d.offset;
       }
-      if (grad_input != nullptr) store(output_buffer, count, grad_input + start);
+      finish(output_buffer, lines, count, start);
     }
     for (std::int64_t i = 0; i < count; ++i) {
       a.partial_scale[block * columns + first + i] = static_cast<double>(scale_sums[i]);
@@ -116,6 +133,7 @@ void affine_backward(ElementType type, const AffineBackwardArguments& arguments,
     } else {
       for (std::int64_t task = begin; task < end; ++task) backward.row(task);
     }
+    if (arguments.is_streamed) finish_streams();
   });
 }
 

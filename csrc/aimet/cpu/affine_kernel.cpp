@@ -5,6 +5,7 @@
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
 #include "aimet/cpu/runs.h"
+#include "aimet/cpu/streams.h"
 
 namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
 namespace {
@@ -45,13 +46,15 @@ void affine_elements(const AffineArguments& a, std::int64_t begin, std::int64_t 
   const T qmax = static_cast<T>(a.qmax);
   alignas(64) T loaded[kChunk];
   alignas(64) T staged[kChunk];
+  alignas(64) Element lines[kChunk];  // of the result, where they are streamed
   alignas(64) std::uint8_t flags[kChunk];
   ChannelRuns<T> runs(static_cast<const T*>(a.scale), static_cast<const T*>(a.offset), a.shape);
 
   for (std::int64_t start = begin; start < end; start += kChunk) {
     const std::int64_t count = end - start < kChunk ? end - start : kChunk;
     const T* x = load(input + start, count, loaded);
-    T* y = staging(output + start, staged);
+    Element* target = a.is_streamed ? lines : output + start;
+    T* y = staging(target, staged);
     runs.for_each(
         start, count,
         [&](std::int64_t first, std::int64_t length, T scale, T offset) {
@@ -67,8 +70,10 @@ void affine_elements(const AffineArguments& a, std::int64_t begin, std::int64_t 
           }
         });
     if constexpr (with_mask) pack_bits(flags, count, a.mask + start / 8);
-    store(staged, count, output + start);
+    store(staged, count, target);
+    if (a.is_streamed) stream(lines, count, output + start);
   }
+  if (a.is_streamed) finish_streams();
 }
 
 template <typename Bits>

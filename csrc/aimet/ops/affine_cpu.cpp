@@ -4,10 +4,10 @@
 #include "aimet/ops/checks.h"
 #include "aimet/ops/kernel_choice.h"
 #include "aimet/ops/layout.h"
+#include "aimet/ops/output_memory.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -46,7 +46,7 @@ at::Tensor apply(const char* op, cpu::AffineMode mode, const at::Tensor& input,
                  std::int64_t qmax, at::OptionalIntArrayRef block_size, std::uint8_t* mask) {
   const at::Tensor x = ops::dense(input);
   const Parameters parameters = parameters_of(op, x, scale, offset, block_size);
-  at::Tensor output = at::empty_like(x);
+  at::Tensor output = ops::empty_output(x);
   const cpu::AffineArguments arguments{x.const_data_ptr(),
                                        output.mutable_data_ptr(),
                                        mask,
@@ -106,7 +106,7 @@ at::Tensor mask_backward_cpu(const at::Tensor& grad, const at::Tensor& mask) {
                     "each element of `grad`, got ",
                     mask.numel(), " elements of ", mask.scalar_type(), " for grad of shape ",
                     g.sizes());
-  at::Tensor output = at::empty_like(g);
+  at::Tensor output = ops::empty_output(g);
   const at::Tensor bits = mask.contiguous();
   const cpu::KernelTable& kernels = ops::kernels();
   for_each_chunk(g.numel(), [&](std::int64_t begin, std::int64_t end) {
@@ -146,7 +146,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
   const at::Tensor g = ops::in_layout_of(grad, x);
   const Parameters parameters = parameters_of(kOp, x, scale, offset, block_size);
   const cpu::Reduction reduction{parameters.layout.shape};
-  at::Tensor grad_input = output_mask[0] ? at::empty_like(x) : at::empty({0}, input.options());
+  at::Tensor grad_input = output_mask[0] ? ops::empty_output(x) : at::empty({0}, input.options());
   const at::TensorOptions double_options = scale.options().dtype(at::kDouble);
   at::Tensor partial_scale = at::empty({reduction.partial_count()}, double_options);
   at::Tensor partial_offset = at::empty({reduction.partial_count()}, double_options);
@@ -160,7 +160,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
       partial_offset.mutable_data_ptr<double>(),
       reduction,
       static_cast<double>(qmin),
-      static_cast<double>(qmax)};
+      static_cast<double>(qmax),
+      output_mask[0] && ops::is_streamed(grad_input)};
   const cpu::ElementType type = ops::element_type(x);
   const cpu::KernelTable& kernels = ops::kernels();
   at::parallel_for(0, reduction.task_count(), ops::task_grain(reduction.task_size()),

@@ -83,6 +83,41 @@ TEST_P(AffineKernel, GivesTheSameInParts) {
   EXPECT_EQ(std::memcmp(whole.data(), parts.data(), whole.size() * sizeof(float)), 0);
 }
 
+// Past the caches or through them, aligned or not.
+TEST_P(AffineKernel, StreamsTheSameBits) {
+  for (const Shape shape : kShapes) {
+    const Problem problem(shape);
+    const std::size_t count = problem.x.size();
+    const std::vector<float> grad = normal(count_of(shape), 2);
+    const Reduction reduction{shape};
+    std::vector<double> sums(2 * static_cast<std::size_t>(reduction.partial_count()) + 1);
+    for (const ElementType type : {ElementType::kFloat32, ElementType::kBFloat16}) {
+      std::vector<float> results[2];
+      for (const bool is_streamed : {false, true}) {
+        std::vector<float> storage(2 * count + 1);  // y, dx; four bytes off the alignment of vectors
+        float* y = storage.data() + 1;
+        AffineArguments arguments = problem.arguments(y, nullptr);
+        arguments.is_streamed = is_streamed;
+        kernels().affine(type, AffineMode::kQuantizeDequantize, arguments, 0, count_of(shape));
+        const AffineBackwardArguments backward{grad.data(),
+                                               problem.x.data(),
+                                               y + count,
+                                               problem.scale.data(),
+                                               problem.offset.data(),
+                                               sums.data(),
+                                               sums.data() + reduction.partial_count(),
+                                               reduction,
+                                               -8,
+                                               7,
+                                               is_streamed};
+        kernels().affine_backward(type, backward, 0, reduction.task_count());
+        results[is_streamed ? 1 : 0] = storage;
+      }
+      ASSERT_EQ(std::memcmp(results[0].data(), results[1].data(), results[0].size() * 4), 0);
+    }
+  }
+}
+
 TEST_P(AffineKernel, PacksTheMask) {
   for (const Shape shape : kShapes) {
     const Problem problem(shape);
