@@ -35,7 +35,7 @@ CXX_LIBRARIES: dict[str, re.Pattern[str]] = {
     "encodings": re.compile(r"^(nlohmann|fmt)/|^(fcntl|unistd)\.h$|^sys/"),
     "cpu": re.compile(r"^(immintrin|cpuid)\.h$"),
     "cuda": re.compile(r"^cuda_runtime\.h$"),
-    "ops": re.compile(r"^(ATen|c10|torch/library\.h|torch/csrc/autograd|fmt|nlohmann)"),
+    "ops": re.compile(r"^(ATen|c10|torch/library\.h|torch/csrc/autograd|fmt|nlohmann|sys/mman\.h)"),
     "algorithms": re.compile(r"^(ATen|c10|torch/library\.h|torch/csrc/autograd|fmt)"),
 }
 # Defines what the umbrella header declares itself.
