@@ -11,6 +11,8 @@
 #include "aimet/algorithms/batch_norm_folding.h"
 #include "aimet/algorithms/cross_layer_equalization.h"
 #include "aimet/algorithms/high_bias_absorption.h"
+#include "aimet/algorithms/layer_moments.h"
+#include "aimet/algorithms/rounding.h"
 #include "aimet/algorithms/tie_free.h"
 #include "aimet/encodings/encodings.h"
 #include "aimet/export.h"

@@ -82,7 +82,29 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
       "Tensor next_bias, int groups=1, bool transposed=False, bool rectified=True) "
       "-> (Tensor bias, Tensor next_bias, Tensor absorbed)",
       {at::Tag::pt2_compliant_tag});
-  // The nearest fractions with a small odd denominator: no integer multiple of them is next to a half.
+  // layer_moments.h: adds a batch to the sums; kernel_size and the three after it are empty for
+  // Linear.
+  m.def(
+      "accumulate_layer_moments_(Tensor(a!) gram, Tensor(b!) cross, Tensor(c!) input_sum, "
+      "Tensor(d!) output_sum, Tensor(e!) total, Tensor input, Tensor output, int[] kernel_size, "
+      "int[] stride, int[] padding, int[] dilation, int groups=1, bool transposed=False, Tensor? "
+      "importance=None) -> ()");
+  // rounding.h: moments -> the real weights with the least error, and the matrix of its form.
+  m.def(
+      "rounding_problem(Tensor gram, Tensor cross, Tensor input_sum, Tensor output_sum, Tensor "
+      "total, Tensor weight, bool has_bias, float damping=0.01) -> (Tensor target, Tensor gram)");
+  m.def(
+      "bias_of_means(Tensor input_sum, Tensor output_sum, Tensor total, Tensor weight) -> Tensor");
+  m.def(
+      "search_weight_scales(Tensor weight, Tensor importance, int blocks, int qmin, int qmax, bool "
+      "symmetric) -> (Tensor scale, Tensor offset)");
+  m.def(
+      "optimize_rounding(Tensor target, Tensor gram, Tensor scale, Tensor offset, int qmin, int "
+      "qmax, bool feedback=True, bool refine_scale=False, int max_sweeps=100, bool order=True) -> "
+      "(Tensor codes, Tensor scale, Tensor objective)");
+  m.def("quadratic_form(Tensor error, Tensor gram) -> Tensor");
+  // The nearest fractions with a small odd denominator: no integer multiple of them is next to a
+  // half.
   m.def("tie_free_multiplier(Tensor multiplier, float tolerance) -> Tensor");
 }
 

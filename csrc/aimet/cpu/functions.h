@@ -17,5 +17,8 @@ void min_max(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64
 void histogram(ElementType, const HistogramArguments&, const Box&, std::int64_t* counts);
 void range_search(const RangeSearchArguments&, double* scratch, std::int64_t begin,
                   std::int64_t end);
+void round_rows(const RoundingArguments&, double* scratch, std::int64_t begin, std::int64_t end);
+void search_scale(const ScaleSearchArguments&);
+void add_moments(const MomentsArguments&, float* scratch);
 
 }  // namespace aimet::cpu::AIMET_SIMD_NAMESPACE

@@ -10,6 +10,7 @@
 
 #include "aimet/core/arguments.h"
 #include "aimet/core/range_search.h"
+#include "aimet/cpu/rounding.h"
 
 #include <cstdint>
 
@@ -69,6 +70,12 @@ struct KernelTable {
   // Channels [begin, end). `scratch`: 2 * bin_count doubles, not shared between threads.
   void (*range_search)(const RangeSearchArguments&, double* scratch, std::int64_t begin,
                        std::int64_t end);
+  // Rows [begin, end), at most kRoundingRows; `scratch`: rounding_scratch_size() doubles.
+  void (*round_rows)(const RoundingArguments&, double* scratch, std::int64_t begin,
+                     std::int64_t end);
+  void (*search_scale)(const ScaleSearchArguments&);
+  // `scratch`: `length` floats where there is an importance.
+  void (*add_moments)(const MomentsArguments&, float* scratch);
 };
 
 }  // namespace aimet::cpu

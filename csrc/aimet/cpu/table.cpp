@@ -16,6 +16,9 @@ const KernelTable table = {
     min_max,
     histogram,
     range_search,
+    round_rows,
+    search_scale,
+    add_moments,
 };
 
 }  // namespace aimet::cpu::AIMET_SIMD_NAMESPACE
