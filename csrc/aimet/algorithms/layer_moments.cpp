@@ -1,5 +1,6 @@
 #include "aimet/algorithms/layer_moments.h"
 
+#include "aimet/algorithms/one_blas_thread.h"
 #include "aimet/cpu/kernels.h"
 #include "aimet/ops/kernel_choice.h"
 
@@ -100,12 +101,11 @@ void add_products(LayerMoments& moments, const at::Tensor& input, const at::Tens
       }
     }
   }
-  // Two tasks or more open a parallel region, in which a matrix product runs on one thread: how it
-  // is cut does not depend on their number.
-  const int64_t count = std::max<int64_t>(2, static_cast<int64_t>(tasks.size()));
+  const int64_t count = static_cast<int64_t>(tasks.size());
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    for (int64_t i = begin; i < std::min<int64_t>(end, tasks.size()); ++i) {
+    const OneBlasThread one_thread;
+    for (int64_t i = begin; i < end; ++i) {
       const Task& task = tasks[i];
       const bool is_cross = task.row >= input_tiles;
       const int64_t first = (is_cross ? task.row - input_tiles : task.row) * kTile;

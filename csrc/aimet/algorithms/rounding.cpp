@@ -1,5 +1,6 @@
 #include "aimet/algorithms/rounding.h"
 
+#include "aimet/algorithms/one_blas_thread.h"
 #include "aimet/cpu/kernels.h"
 #include "aimet/ops/checks.h"
 #include "aimet/ops/kernel_choice.h"
@@ -8,7 +9,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/argsort.h>
-#include <ATen/ops/cholesky_solve.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/matmul.h>
@@ -17,39 +17,25 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <functional>
 #include <string>
 #include <vector>
 
 namespace aimet {
 namespace {
 
-// LAPACK and BLAS cut their work by the number of threads, and sums with it. Inside a parallel
-// region they run on one thread; two tasks open one, and the second has nothing to do.
-void on_one_thread(const std::function<void()>& body) {
-  at::parallel_for(0, 2, 1, [&](int64_t begin, int64_t) {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;
-    if (begin == 0) body();
-  });
-}
-
 // Lower Cholesky factors of (groups, d, d). A matrix that is not positive definite, since its
 // inputs were fewer than its size, gets more on its diagonal; `gram` likewise.
 at::Tensor factorize(at::Tensor& gram) {
-  at::Tensor factor;
-  on_one_thread([&] {
-    for (double damping = 1e-10;; damping *= 100) {
-      auto [lower, info] = at::linalg_cholesky_ex(gram);
-      factor = lower;
-      const at::Tensor failed = info != 0;
-      if (!failed.any().item<bool>() || damping > 1) break;
-      at::Tensor diagonal = gram.diagonal(0, 1, 2);
-      const at::Tensor mean = diagonal.mean(1, true);
-      const at::Tensor extra = at::where(mean > 0, mean * damping, 1.0);
-      diagonal.add_(at::where(failed.unsqueeze(1), extra, 0.0));
-    }
-  });
-  return factor;
+  const OneBlasThread one_thread;
+  for (double damping = 1e-10;; damping *= 100) {
+    auto [factor, info] = at::linalg_cholesky_ex(gram);
+    const at::Tensor failed = info != 0;
+    if (!failed.any().item<bool>() || damping > 1) return factor.contiguous();
+    at::Tensor diagonal = gram.diagonal(0, 1, 2);
+    const at::Tensor mean = diagonal.mean(1, true);
+    const at::Tensor extra = at::where(mean > 0, mean * damping, 1.0);
+    diagonal.add_(at::where(failed.unsqueeze(1), extra, 0.0));
+  }
 }
 
 at::Tensor as_problem_tensor(const char* op, const char* name, const at::Tensor& tensor,
@@ -94,15 +80,18 @@ RoundingProblem rounding_problem(const LayerMoments& moments, const at::Tensor& 
   gram.diagonal(0, 1, 2).add_(ridge.squeeze(2));
   cross += ridge * wanted;
   const at::Tensor factor = factorize(gram);
-  at::Tensor target = at::empty(wanted.sizes(), wanted.options());
-  constexpr int64_t kRows = 64;
-  const int64_t bands = (wanted.size(1) + kRows - 1) / kRows;
-  at::parallel_for(0, std::max<int64_t>(2, bands), 1, [&](int64_t begin, int64_t end) {
-    at::AutoDispatchBelowADInplaceOrView below_autograd_too;
-    for (int64_t band = begin; band < std::min(end, bands); ++band) {
-      const at::Tensor rows = cross.slice(1, band * kRows, (band + 1) * kRows);
-      target.slice(1, band * kRows, (band + 1) * kRows)
-          .copy_(at::cholesky_solve(rows.transpose(1, 2), factor).transpose(1, 2));
+  // Solved row by row, since LAPACK's order of sums depends on how many rows it is given.
+  const at::Tensor transposed = factor.transpose(1, 2).contiguous();
+  at::Tensor target = cross.contiguous();
+  const int64_t groups = wanted.size(0), o = wanted.size(1), d = wanted.size(2);
+  const int64_t bands = (o + cpu::kRoundingRows - 1) / cpu::kRoundingRows;
+  at::parallel_for(0, groups * bands, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t group = task / bands, row = task % bands * cpu::kRoundingRows;
+      ops::kernels().solve_rows(factor.const_data_ptr<double>() + group * d * d,
+                                transposed.const_data_ptr<double>() + group * d * d, d,
+                                target.mutable_data_ptr<double>() + (group * o + row) * d,
+                                std::min(cpu::kRoundingRows, o - row));
     }
   });
   return {target, gram};
@@ -183,9 +172,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> optimize_rounding(const RoundingP
   } else {
     gram = gram.clone();
   }
-  at::Tensor factor = options.feedback ? factorize(gram) : gram;
-  // cholesky_ex may hand out column-major memory.
-  factor = factor.contiguous();
+  const at::Tensor factor = options.feedback ? factorize(gram) : gram;
   at::Tensor codes = at::empty(target.sizes(), target.options());
   at::Tensor used = steps.clone();
   at::Tensor objective = at::empty({groups, o}, target.options());
@@ -231,9 +218,8 @@ at::Tensor quadratic_form(const at::Tensor& error, const at::Tensor& gram) {
   TORCH_CHECK_VALUE(h.size(0) == e.size(0) && h.size(1) == e.size(2) && h.size(2) == e.size(2), op,
                     ": `gram` must have shape (", e.size(0), ", ", e.size(2), ", ", e.size(2),
                     "), got ", h.sizes());
-  at::Tensor result;
-  on_one_thread([&] { result = (at::matmul(e, h) * e).sum(2); });
-  return result;
+  const OneBlasThread one_thread;
+  return (at::matmul(e, h) * e).sum(2);
 }
 
 }  // namespace aimet

@@ -73,6 +73,9 @@ struct KernelTable {
   // Rows [begin, end), at most kRoundingRows; `scratch`: rounding_scratch_size() doubles.
   void (*round_rows)(const RoundingArguments&, double* scratch, std::int64_t begin,
                      std::int64_t end);
+  // rows (count, size) := rows (L L^T)^-1; `factor` is L, `transposed` L^T, both (size, size).
+  void (*solve_rows)(const double* factor, const double* transposed, std::int64_t size,
+                     double* rows, std::int64_t count);
   void (*search_scale)(const ScaleSearchArguments&);
   // `scratch`: `length` floats where there is an importance.
   void (*add_moments)(const MomentsArguments&, float* scratch);

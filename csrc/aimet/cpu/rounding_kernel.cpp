@@ -238,6 +238,26 @@ void round_rows(const RoundingArguments& a, double* scratch, std::int64_t begin,
   }
 }
 
+void solve_rows(const double* factor, const double* transposed, std::int64_t size, double* rows,
+                std::int64_t count) {
+  for (std::int64_t k = 0; k < size; ++k) {
+    const double* below = transposed + k * size;  // column k of L
+    for (std::int64_t row = 0; row < count; ++row) {
+      double* values = rows + row * size;
+      values[k] /= below[k];
+      add_scaled(-values[k], below + k + 1, values + k + 1, size - k - 1);
+    }
+  }
+  for (std::int64_t k = size - 1; k >= 0; --k) {
+    const double* before = factor + k * size;
+    for (std::int64_t row = 0; row < count; ++row) {
+      double* values = rows + row * size;
+      values[k] /= before[k];
+      add_scaled(-values[k], before, values, k);
+    }
+  }
+}
+
 void search_scale(const ScaleSearchArguments& a) {
   constexpr int kCandidates = 100;
   constexpr int kRefinements = 4;

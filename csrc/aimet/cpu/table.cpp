@@ -17,6 +17,7 @@ const KernelTable table = {
     histogram,
     range_search,
     round_rows,
+    solve_rows,
     search_scale,
     add_moments,
 };

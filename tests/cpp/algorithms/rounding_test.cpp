@@ -1,6 +1,7 @@
 // From a layer's inputs to its integers, as a program without Python calls it.
-#include "aimet/algorithms/layer_moments.h"
 #include "aimet/algorithms/rounding.h"
+
+#include "aimet/algorithms/layer_moments.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/conv2d.h>
@@ -8,6 +9,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
+
 #include <gtest/gtest.h>
 
 namespace {
@@ -32,9 +34,9 @@ TEST(Rounding, LowersTheErrorOfAConvolution) {
 
   const at::Tensor rows = weight.reshape({1, 8, 36});
   const auto problem = aimet::rounding_problem(moments, rows, false, 1e-3);
-  const auto [scale, offset] = aimet::search_weight_scales(rows, at::Tensor(at::zeros({0})), 1, -4, 3, true);
-  const auto [codes, used, objective] =
-      aimet::optimize_rounding(problem, scale, offset, -4, 3, {});
+  const auto [scale, offset] =
+      aimet::search_weight_scales(rows, at::Tensor(at::zeros({0})), 1, -4, 3, true);
+  const auto [codes, used, objective] = aimet::optimize_rounding(problem, scale, offset, -4, 3, {});
   const auto error = [&](const at::Tensor& values) {
     const at::Tensor quantized = values.to(at::kFloat).reshape(weight.sizes());
     return (at::conv2d(x, quantized, {}, 1, 1) - y).square().mean().item<double>();
