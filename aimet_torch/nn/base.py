@@ -150,27 +150,26 @@ class BaseQuantizationMixin:
         cls = type(self)
         quantizers = modules["output_quantizers"]._modules
         eager = runs_eagerly()
-        parameters = self._quantized_parameters(call_site=call_site, eager=eager)
+        no_grad = eager and not torch.is_grad_enabled()
+        parameters = self._quantized_parameters(call_site=call_site, no_grad=no_grad)
         if parameters is None:
             if owns_input and eager and may_overwrite(self, args, call_site):
-                return self._activate_(args[0], call_site)
+                return self._activate_(args[0], call_site, no_grad)
             output = self._parent_forward(*args, **kwargs)
         elif (kernel := cls._kernel) is not None and "weight" in parameters:
             output = kernel(self, parameters, *args, **kwargs)
         else:
             output = run_shadowed(self, cls._parent_forward, parameters, args, kwargs)
-        if eager and cls._returns_new and type(output) is Tensor and "out" not in kwargs:
-            if self.__dict__.get("inplace", False):
-                return quantize_tensors(output, quantizers, call_site * self.outputs_per_call)[0]
-            if quantizers:
-                quantizer = quantizers.get(str(call_site * self.outputs_per_call))
-                output = apply_quantizer_(quantizer, output)
-            if self._last_result is not None:
-                self._last_result.set(output)
-            return output
-        if not quantizers:
-            return output
-        return quantize_tensors(output, quantizers, call_site * self.outputs_per_call)[0]
+        index = call_site * self.outputs_per_call
+        is_new = eager and cls._returns_new and type(output) is Tensor and "out" not in kwargs
+        if not is_new or self.__dict__.get("inplace", False):
+            return quantize_tensors(output, quantizers, index)[0] if quantizers else output
+        if quantizers:
+            apply = apply_quantizer_ if no_grad else apply_quantizer
+            output = apply(quantizers.get(str(index)), output)
+        if self._last_result is not None:
+            self._last_result.set(output)
+        return output
 
     def _quantized_inputs(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], call_site: int
@@ -181,11 +180,13 @@ class BaseQuantizationMixin:
             kwargs, _ = quantize_tensors(kwargs, quantizers, index)
         return args, kwargs
 
-    def _activate_(self, input: Tensor, call_site: int) -> Tensor:
-        """Clamp ``input`` as this activation function does, and quantize it, both in place."""
+    def _activate_(self, input: Tensor, call_site: int, no_grad: bool) -> Tensor:
+        """Clamp ``input`` in place as this activation function does, and quantize it."""
         activation: Any = self._activation
         quantizers: Any = self._modules["output_quantizers"]._modules  # type: ignore[attr-defined]
         quantizer = quantizers.get(str(call_site * self.outputs_per_call))
+        if not no_grad:
+            return apply_quantizer(quantizer, activation.apply_(self, input))
         if quantizer is not None and not (quantizer._forward_hooks or quantizer._forward_pre_hooks):
             output = quantizer.simulate_(input, *activation.bounds(self))
             if output is not None:
@@ -193,12 +194,12 @@ class BaseQuantizationMixin:
         return apply_quantizer_(quantizer, activation.apply_(self, input))
 
     def _quantized_parameters(
-        self, names: Iterable[str] | None = None, call_site: int = 0, eager: bool | None = None
+        self, names: Iterable[str] | None = None, call_site: int = 0, no_grad: bool = False
     ) -> dict[str, Any] | None:
         """Return all own parameters, quantized where there is a quantizer; None if nowhere.
 
         Quantizers without a range compute it here, from the parameter. While no gradient is needed
-        the result is kept as long as nothing that it depends on changes.
+        (``no_grad``) the result is kept as long as nothing that it depends on changes.
         """
         quantizers: Any = self._modules["param_quantizers"]._modules  # type: ignore[attr-defined]
         if not self.bias_grids:
@@ -207,9 +208,8 @@ class BaseQuantizationMixin:
                     break
             else:
                 return None
-        eager = runs_eagerly() if eager is None else eager
         key = None
-        if eager and names is None:
+        if no_grad and names is None:
             key = key_of_parameters(self, quantizers, call_site)
             known = None if key is None else self._parameter_cache.get(call_site, key)
             if known is not None:
@@ -254,8 +254,15 @@ class BaseQuantizationMixin:
         self, name: str, parameter: Tensor, quantizer: QuantizerBase
     ) -> None:
         """Set the range of one parameter quantizer, unless it is frozen."""
+        if self._observe_parameter(parameter, quantizer):
+            issue = quantizer.end_calibration()
+            if issue:
+                warnings.warn(f"{type(self).__name__}.{name}: {issue}", stacklevel=4)
+
+    def _observe_parameter(self, parameter: Tensor, quantizer: QuantizerBase) -> bool:
+        """Whether the quantizer has seen the parameter and its range is still to be computed."""
         if not quantizer.is_overwrite_allowed():
-            return
+            return False
         if _is_signed_symmetric(quantizer):
             found = find_grid(
                 plain_tensor(parameter.detach()),
@@ -266,12 +273,11 @@ class BaseQuantizationMixin:
             )
             if found is not None:
                 quantizer.set_range(*found)
-                return
-        if quantizer.begin_calibration():
-            quantizer.observe(parameter)
-            issue = quantizer.end_calibration()
-            if issue:
-                warnings.warn(f"{type(self).__name__}.{name}: {issue}", stacklevel=3)
+                return False
+        if not quantizer.begin_calibration():
+            return False
+        quantizer.observe(parameter)
+        return True
 
     def compute_param_encodings(self, overwrite: bool = True) -> None:
         """Set the ranges of the parameter quantizers from the parameters.

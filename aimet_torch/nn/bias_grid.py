@@ -151,18 +151,23 @@ class BiasGrid:
         is_known = of_weight is not None and of_weight.is_initialized()
         return tensors, (facts, known[1], is_known, is_there, norm.training, norm.eps)
 
-    def scale(self) -> Tensor | None:
-        """Step of the accumulator; None without an integer quantizer with a range on both sides."""
-        scales: list[Tensor] = []
+    def has_scale(self) -> bool:
+        """Whether `scale` is not None."""
         for quantizer in (self.input_quantizer, self.layer.param_quantizers["weight"]):
             if not isinstance(quantizer, AffineQuantizerBase) or not quantizer.is_initialized():
-                return None
+                return False
+        return math.prod(self.input_quantizer.shape) == 1
+
+    def scale(self) -> Tensor | None:
+        """Step of the accumulator; None without an integer quantizer with a range on both sides."""
+        if not self.has_scale():
+            return None
+        scales: list[Tensor] = []
+        for quantizer in (self.input_quantizer, self.layer.param_quantizers["weight"]):
             scale: Any = quantizer.get_scale()
             # Of the quantizer, not of the tensor: sizes are tensors while torch.jit.trace runs.
             is_single = math.prod(quantizer.shape) == 1
             scales.append(scale.detach().reshape(()) if is_single else scale.detach())
-        if scales[0].dim() > 0:
-            return None
         if self.norm is not None:
             factor, _ = folded_batch_norm(self.norm, None)
             shape = [1] * self.layer.weight.dim()

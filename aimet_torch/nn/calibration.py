@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
 from aimet_torch.nn.base import BaseQuantizationMixin
+from aimet_torch.quantization.affine.batch import end_calibration_of
 from aimet_torch.quantization.base import QuantizerBase
 
-__all__ = ["compute_encodings", "compute_param_encodings"]
+__all__ = ["compute_encodings", "compute_param_encodings", "compute_param_encodings_of"]
 
 _NAMED_ISSUES = 8
 
@@ -21,9 +22,33 @@ def compute_param_encodings(model: nn.Module) -> None:
 
     Frozen quantizers (``allow_overwrite(False)``) keep theirs.
     """
-    for module in model.modules():
-        if isinstance(module, BaseQuantizationMixin):
-            module.compute_param_encodings()
+    compute_param_encodings_of(m for m in model.modules() if isinstance(m, BaseQuantizationMixin))
+
+
+def compute_param_encodings_of(modules: Iterable[BaseQuantizationMixin]) -> None:
+    """As `compute_param_encodings`, for some quantized modules."""
+    observing: dict[int, tuple[QuantizerBase, str]] = {}
+
+    def finish() -> None:
+        found = end_calibration_of(quantizer for quantizer, _ in observing.values())
+        for key, issue in found.items():
+            warnings.warn(f"{observing[key][1]}: {issue}", stacklevel=4)
+        observing.clear()
+
+    try:
+        for module in modules:
+            for name, quantizer in module.param_quantizers.items():
+                parameter = getattr(module, name)
+                if quantizer is None or parameter is None:
+                    continue
+                if id(quantizer) in observing:  # of several parameters the last one counts
+                    finish()
+                if module._observe_parameter(parameter, quantizer):
+                    observing[id(quantizer)] = (quantizer, f"{type(module).__name__}.{name}")
+        finish()
+    finally:
+        for quantizer, _ in observing.values():
+            quantizer.cancel_calibration()
 
 
 @contextlib.contextmanager
@@ -62,7 +87,8 @@ def compute_encodings(model: nn.Module) -> Iterator[None]:
         for quantizer in started.values():
             quantizer.cancel_calibration()
         raise
-    issues = {name: issue for name, q in started.items() if (issue := q.end_calibration())}
+    found = end_calibration_of(started.values())
+    issues = {name: found[id(q)] for name, q in started.items() if id(q) in found}
     if issues:
         lines = [f"  {name}: {issue}" for name, issue in list(issues.items())[:_NAMED_ISSUES]]
         if len(issues) > _NAMED_ISSUES:

@@ -1,7 +1,8 @@
-"""What quantized modules save while no gradient is needed and nothing records the operations.
+"""What quantized modules save while nothing records the operations.
 
-Two things: parameters are quantized once and not in every forward, and a tensor that nobody else
-holds is quantized where it lies. Neither changes a bit of any result.
+While no gradient is needed, parameters are quantized once and not in every forward, and a tensor
+that nobody else holds is quantized where it lies. Clamping activation functions overwrite such a
+tensor in training too. None of it changes a bit of any result.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "LastResult",
     "ParameterCache",
     "activation_of",
+    "keeps_result_for_gradient",
     "key_of_parameters",
     "may_overwrite",
     "returns_new_tensor",
@@ -33,10 +35,9 @@ Key = tuple[Any, ...]
 
 
 def runs_eagerly() -> bool:
-    """Whether operations run here and now, without gradients, and nothing records them."""
+    """Whether operations run here and now, and nothing but autograd records them."""
     return not (
         torch.compiler.is_compiling()  # first: torch.compile then sees nothing of the rest
-        or torch.is_grad_enabled()
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()  # make_fx, FakeTensorMode, FlopCounterMode
         or torch._C._functorch.peek_interpreter_stack() is not None  # vmap, grad
@@ -186,6 +187,8 @@ def may_overwrite(module: Any, args: tuple[Any, ...], call_site: int) -> bool:
     hooks = torch.nn.modules.module
     if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
         return False
+    if torch.is_grad_enabled() and keeps_result_for_gradient(producer._parent_forward):
+        return False
     watched = (module, producer, *producer.output_quantizers._modules.values())
     return not any(m._forward_hooks or m._forward_pre_hooks for m in watched if m is not None)
 
@@ -200,6 +203,10 @@ _NEW_FROM_MODULES = {
         nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Softmax,
     )
 }  # fmt: skip
+# Those of them whose gradient reads the result, so that it must stay.
+_GRADIENT_FROM_RESULT = {
+    cls.forward for cls in (nn.ReLU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.Softmax)
+}
 _NEW_FROM_FUNCTIONS = {torch.add, torch.mul, torch.matmul, torch.bmm, torch.baddbmm, torch.addmm}
 
 
@@ -211,6 +218,11 @@ def returns_new_tensor(cls: type, forward: Callable[..., Any]) -> bool:
     if forward is FunctionModule.forward:
         return getattr(cls, "function", None) in _NEW_FROM_FUNCTIONS
     return forward in _NEW_FROM_MODULES
+
+
+def keeps_result_for_gradient(forward: Callable[..., Any]) -> bool:
+    """Whether autograd needs what ``forward``, one that returns a new tensor, has returned."""
+    return forward in _GRADIENT_FROM_RESULT
 
 
 class Activation:

@@ -22,11 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aimet_torch import ops
 from aimet_torch.graph import GRID_PRESERVING_OPS, ModelGraph, OpNode, Value
 from aimet_torch.nn.base import BaseQuantizationMixin
 from aimet_torch.nn.bias_grid import BiasGrid, folded_batch_norm
 from aimet_torch.ops.algorithms import tie_free_multiplier
 from aimet_torch.quantization.affine import AffineQuantizerBase
+from aimet_torch.quantization.affine.batch import set_ranges
 from aimet_torch.quantsim.fusion import is_foldable_batch_norm
 
 # How far a weight's step may move, relative. At the end of an 8-bit range this is 0.013 of a step.
@@ -60,9 +62,13 @@ def fit_weight_steps(graph: ModelGraph) -> None:
     """
     calls_by_weight: dict[int, list[_Layer]] = {}
     for layer in _layers(graph):
-        if layer.grid.scale() is not None and _may_move(layer.weight_quantizer):
+        if _may_move(layer.weight_quantizer) and layer.grid.has_scale():
             calls_by_weight.setdefault(id(layer.module.weight), []).append(layer)
+    alone = [layers[0] for layers in calls_by_weight.values() if len(layers) == 1]
+    done = _fit_together([layer for layer in alone if _is_usual(layer)])
     for layers in calls_by_weight.values():
+        if id(layers[0].module.weight) in done:
+            continue
         is_shared = len(layers) > 1
         changes = [c for layer in layers if (c := _change(layer, is_shared)) is not None]
         if changes:
@@ -71,6 +77,69 @@ def fit_weight_steps(graph: ModelGraph) -> None:
             for quantizer in quantizers.values():
                 limits = (quantizer.get_min(), quantizer.get_max())
                 quantizer.set_range(*((limit.double() * change).float() for limit in limits))
+
+
+def _is_usual(layer: _Layer) -> bool:
+    """Whether `_fit_together` can do it: one scale for each output channel and nothing special."""
+    weight, source = layer.weight_quantizer, layer.grid.input_quantizer
+    return (
+        layer.norm is None
+        and layer.grid.groups == 1
+        and weight._is_plain
+        and source._is_plain
+        and not weight.zero_point_shift
+        and source.min.numel() == 1
+        and len(weight.shape) == layer.module.weight.dim()
+        and weight.min.numel() == layer.module.weight.shape[layer.grid.channel_axis] > 1
+        and weight.min.dtype == source.min.dtype == torch.float32
+        and weight.min.is_cpu
+    )
+
+
+def _fit_together(layers: list[_Layer]) -> set[int]:
+    """`_change` and its application for many layers: all their channels in one row.
+
+    Returns:
+        The ``id`` of every weight whose step is settled.
+    """
+    groups: dict[Any, list[_Layer]] = {}
+    for layer in layers:
+        weight = layer.weight_quantizer
+        groups.setdefault((weight.qmin, weight.qmax), []).append(layer)
+    for (qmin, qmax), members in groups.items():
+        quantizers = [layer.weight_quantizer for layer in members]
+        counts = torch.tensor([quantizer.min.numel() for quantizer in quantizers])
+        limits = (
+            torch.cat([q.min.reshape(-1) for q in quantizers]),
+            torch.cat([q.max.reshape(-1) for q in quantizers]),
+        )
+        scale, offset = ops.encoding_from_range(*limits, qmin, qmax, True)
+        sources = [layer.grid.input_quantizer.get_scale().reshape(()) for layer in members]
+        accumulator = (scale * torch.stack(sources).repeat_interleave(counts)).double()
+        biases = [layer.module.bias for layer in members]
+        bias = torch.cat(
+            [
+                torch.zeros(count) if bias is None else bias.detach()
+                for bias, count in zip(biases, counts.tolist(), strict=True)
+            ]
+        )
+        factor = _factor_for(bias, accumulator)
+        steps = torch.tensor([_output_step(layer) for layer in members], dtype=torch.float64)
+        multiplier = accumulator * factor / steps.repeat_interleave(counts)
+        factor = factor * (tie_free_multiplier(multiplier, TOLERANCE) / multiplier).nan_to_num(1.0)
+        set_ranges(
+            quantizers,
+            ((scale * (offset + qmin)).double() * factor).float(),
+            ((scale * (offset + qmax)).double() * factor).float(),
+        )
+    return {id(layer.module.weight) for layer in layers}
+
+
+def _output_step(layer: _Layer) -> float:
+    """Step of the output's grid; NaN, which fits every multiplier, where there is not one."""
+    output = _output_quantizer(layer.op)
+    step = output.get_scale() if isinstance(output, AffineQuantizerBase) else None
+    return step.item() if step is not None and step.numel() == 1 else math.nan
 
 
 def _change(layer: _Layer, is_shared: bool) -> Tensor | None:
@@ -158,7 +227,11 @@ def _factor_for_bias(layer: _Layer, accumulator: Tensor) -> Tensor:
         bias = folded_batch_norm(layer.norm.module, bias)[1]
     if bias is None:
         return torch.ones_like(accumulator)
-    needed = bias.detach().double().abs() / _INT32_MAX / accumulator
+    return _factor_for(bias.detach(), accumulator)
+
+
+def _factor_for(bias: Tensor, accumulator: Tensor) -> Tensor:
+    needed = bias.double().abs() / _INT32_MAX / accumulator
     if accumulator.dim() == 0:
         needed = needed.max()
     return needed.nan_to_num(1.0, posinf=1.0).clamp(min=1.0)

@@ -12,6 +12,7 @@ from torch import nn
 
 from aimet_torch.common.progress import progress
 from aimet_torch.graph import bind_inputs
+from aimet_torch.quantization.affine.batch import end_calibration_of
 from aimet_torch.quantization.base import QuantizerBase
 
 
@@ -90,21 +91,46 @@ def calibrating(quantizers: Iterable[QuantizerBase]) -> Iterator[None]:
         for quantizer in started:
             quantizer.cancel_calibration()
         raise
-    for quantizer in started:
-        quantizer.end_calibration()
+    end_calibration_of(started)
 
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode, no gradients; each module gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in training:
+            module.training = True
+
+
+_Ranges = list[tuple[QuantizerBase, list[tuple[torch.Tensor, torch.Tensor]], bool]]
+
+
+@torch.no_grad()
+def ranges_of(model: nn.Module) -> _Ranges:
+    """Every quantizer with its tensors and copies of them."""
+    found: _Ranges = []
+    for module in model.modules():
+        if isinstance(module, QuantizerBase):
+            tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            copies = [(tensor, tensor.clone()) for tensor in tensors]
+            found.append((module, copies, getattr(module, "_initialized", True)))
+    return found
+
+
+@torch.no_grad()
+def restore_ranges(ranges: _Ranges) -> None:
+    """Give quantizers the ranges that `ranges_of` has seen."""
+    for quantizer, tensors, is_initialized in ranges:
+        for tensor, copied in tensors:
+            tensor.copy_(copied)
+        if hasattr(quantizer, "_initialized"):
+            quantizer.__dict__["_initialized"] = is_initialized
 
 
 def _arguments(

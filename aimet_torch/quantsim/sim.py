@@ -15,6 +15,7 @@ from torch import nn
 from aimet_torch.common.defs import QuantizationDataType, QuantScheme
 from aimet_torch.graph import ModelGraph, bind_inputs, drop_keyword, trace
 from aimet_torch.nn import QuantizationMixin
+from aimet_torch.nn.calibration import compute_param_encodings_of
 from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantization.encoding_analyzer import PercentileEncodingAnalyzer
 from aimet_torch.quantsim import encodings_io
@@ -23,6 +24,8 @@ from aimet_torch.quantsim.calibration import (
     NOT_SPECIFIED,
     calibrating,
     evaluation_mode,
+    ranges_of,
+    restore_ranges,
     run_forward_passes,
 )
 from aimet_torch.quantsim.config import load_config
@@ -163,12 +166,19 @@ class QuantizationSimModel(ExportMethods):
 
         Quantizers that saw no finite value keep passing their input through; a warning names them.
         """
-        before = {name: tensor.clone() for name, tensor in self.quantizer_state_dict().items()}
+        modules = list(self.qmodules())
+        quantizers = {
+            id(quantizer): quantizer
+            for module in modules
+            for quantizers in (module.input_quantizers, module.output_quantizers)
+            for quantizer in quantizers
+            if quantizer is not None
+        }
+        before = ranges_of(self.model)
         try:
             with evaluation_mode(self.model):
-                for module in self.qmodules():
-                    module.compute_param_encodings(overwrite=True)
-                with calibrating(self._activation_quantizers()):
+                compute_param_encodings_of(modules)
+                with calibrating(quantizers.values()):
                     run_forward_passes(
                         self.model,
                         forward_pass_callback,
@@ -176,20 +186,12 @@ class QuantizationSimModel(ExportMethods):
                         self._positional_count(),
                     )
         except BaseException:  # also Ctrl-C: the ranges are as they were
-            self.model.load_state_dict(before, strict=False)
+            restore_ranges(before)
             raise
         for quantizer, low, high in self._realization.limits:
             _apply_limits(quantizer, low, high)
         fit_weight_steps(self.graph)
         self._warn_of_uncalibrated()
-
-    def _activation_quantizers(self) -> list[QuantizerBase]:
-        found: dict[int, QuantizerBase] = {}
-        for module in self.qmodules():
-            for quantizer in (*module.input_quantizers, *module.output_quantizers):
-                if quantizer is not None:
-                    found[id(quantizer)] = quantizer
-        return list(found.values())
 
     def _warn_of_uncalibrated(self) -> None:
         names = [

@@ -7,6 +7,7 @@ every value a second time.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +50,8 @@ def find_grid(
     if levels > _MAX_LEVELS or tolerance * levels > 0.1 or tensor.numel() == 0:
         return None
     rows = _rows(tensor, shape, block_size)  # (channels or blocks, values of each)
+    if _is_on_no_grid(rows[0], levels, tolerance):
+        return None
     if _steps(rows[:_PROBED_CHANNELS], qmin, qmax, levels, tolerance) is None:
         return None  # the usual case, at the cost of a few small operations
     steps = []
@@ -78,6 +81,24 @@ def _product(sizes: tuple[int, ...]) -> int:
     for size in sizes:
         product *= size
     return product
+
+
+def _is_on_no_grid(row: Tensor, levels: int, tolerance: float) -> bool:
+    """Whether `_steps` would find none for this row: the usual case, in NumPy for its small cost.
+
+    Its largest values decide, each taken times 1 .. ``levels`` as `_steps` does.
+    """
+    if not row.is_cpu or row.dtype not in (torch.float32, torch.float64):
+        return False
+    magnitudes = np.abs(row.numpy())
+    few = min(_PROBED_VALUES, magnitudes.size)
+    probe = np.partition(magnitudes, magnitudes.size - few)[-few:].astype(np.float64)
+    largest = probe.max()
+    if not 0 < largest < np.inf:
+        return False
+    codes = (probe / largest)[:, None] * np.arange(1, levels + 1, dtype=np.float64)
+    fits = np.abs(codes - np.rint(codes)) <= tolerance * codes
+    return not bool(fits.all(0).any())
 
 
 def _steps(rows: Tensor, qmin: int, qmax: int, levels: int, tolerance: float) -> Tensor | None:
