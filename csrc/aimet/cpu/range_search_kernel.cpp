@@ -16,6 +16,10 @@ struct Bins {
   const float* count;
   const double* log_term;  // count * log(count); kEntropy only
   std::int64_t size;
+  // The last size % kLanes of them, filled up with counts of 0: a channel of a depthwise convolution
+  // has few values, and hundreds of candidates look at them.
+  const float* tail_center;
+  const float* tail_count;
 };
 
 struct Search {
@@ -26,8 +30,12 @@ struct Search {
   std::int64_t steps;  // n; codes are 0 .. n
 };
 
-// Sum over the bins of count * weighted squared error, in the fixed order of lanes.h.
-double square_error(const Bins& bins, Encoding encoding, std::int64_t step_count, float gamma) {
+// Sum over the bins of count * weighted squared error, in the fixed order of lanes.h. It may stop
+// as soon as the sum exceeds `enough`, and returns what it has: no term is negative and rounding is
+// monotone, so the whole sum exceeds it too.
+double square_error(const Bins& bins, Encoding encoding, std::int64_t step_count, float gamma,
+                    double enough) {
+  constexpr std::int64_t kAsked = 4 * kLanes;  // how many bins between two looks at the sum
   const float steps = static_cast<float>(step_count);
   double total = 0;
   for (std::int64_t start = 0; start < bins.size; start += kChunk) {
@@ -41,10 +49,20 @@ double square_error(const Bins& bins, Encoding encoding, std::int64_t step_count
         lanes[j] +=
             weight[i + j] * core::weighted_square_error(center[i + j], encoding, steps, gamma);
       }
+      if (i % kAsked == kAsked - kLanes) {
+        alignas(64) float so_far[kLanes];  // adding up destroys the lanes
+        for (int j = 0; j < kLanes; ++j) so_far[j] = lanes[j];
+        const double sum = total + static_cast<double>(add_lanes(so_far));
+        if (sum > enough) return sum;
+      }
     }
-    for (int j = 0; i + j < count; ++j) {
-      lanes[j] +=
-          weight[i + j] * core::weighted_square_error(center[i + j], encoding, steps, gamma);
+    if (i < count) {
+      for (int j = 0; j < kLanes; ++j) {
+        const float term =
+            bins.tail_count[j] *
+            core::weighted_square_error(bins.tail_center[j], encoding, steps, gamma);
+        lanes[j] += bins.tail_count[j] > 0 ? term : 0.0f;  // 0 times an infinite square is no 0
+      }
     }
     total += static_cast<double>(add_lanes(lanes));
   }
@@ -101,9 +119,9 @@ double divergence(const Bins& bins, Encoding encoding, std::int64_t step_count) 
   return result + (inside_total + clipped_total) * __builtin_log(inside_total);
 }
 
-double cost_of(const Search& s, Encoding encoding) {
+double cost_of(const Search& s, Encoding encoding, double enough) {
   return s.a.method == RangeMethod::kEntropy ? divergence(s.bins, encoding, s.steps)
-                                             : square_error(s.bins, encoding, s.steps, 1.0f);
+                                             : square_error(s.bins, encoding, s.steps, 1.0f, enough);
 }
 
 // Keeps the first of equal candidates, and `encoding` as it was if every cost is infinite: when all
@@ -122,17 +140,23 @@ struct Best {
 Range sqnr(const Search& s) {
   const float gamma = static_cast<float>(s.a.sqnr.gamma);
   Best best{core::covering_encoding(s.data, s.steps, s.a.is_symmetric)};
-  if (s.a.is_symmetric) {
-    for (std::int64_t k = 1; k <= s.a.sqnr.symmetric_deltas; ++k) {
-      const Encoding candidate = core::symmetric_candidate(s.data, s.steps, s.a.sqnr, k);
-      best.offer(square_error(s.bins, candidate, s.steps, gamma), candidate);
-    }
-  } else {
-    const std::int64_t offsets = core::offset_candidate_count(s.steps, s.a.sqnr);
-    for (std::int64_t k = 1; k <= s.a.sqnr.asymmetric_deltas; ++k) {
-      for (std::int64_t j = 0; j < offsets; ++j) {
-        const Encoding candidate = core::asymmetric_candidate(s.data, s.steps, s.a.sqnr, k, j);
-        best.offer(square_error(s.bins, candidate, s.steps, gamma), candidate);
+  // From the widest candidates down: the best is among them as a rule, and the narrow ones, which
+  // clip, exceed it after a few bins. Of equal candidates the narrowest counts, then the first.
+  const std::int64_t deltas =
+      s.a.is_symmetric ? s.a.sqnr.symmetric_deltas : s.a.sqnr.asymmetric_deltas;
+  const std::int64_t offsets =
+      s.a.is_symmetric ? 1 : core::offset_candidate_count(s.steps, s.a.sqnr);
+  for (std::int64_t k = deltas; k >= 1; --k) {
+    bool is_first = true;
+    for (std::int64_t j = 0; j < offsets; ++j) {
+      const Encoding candidate =
+          s.a.is_symmetric ? core::symmetric_candidate(s.data, s.steps, s.a.sqnr, k)
+                           : core::asymmetric_candidate(s.data, s.steps, s.a.sqnr, k, j);
+      const double cost = square_error(s.bins, candidate, s.steps, gamma, best.cost);
+      const bool is_equal = is_first && cost == best.cost && cost < __builtin_inf();
+      if (best.offer(cost, candidate) || is_equal) {
+        best.encoding = candidate;
+        is_first = false;  // further equal ones of this scale come later
       }
     }
   }
@@ -161,7 +185,7 @@ Range both_limits(const Search& s) {
   for (std::int64_t i = 0; i < kFinest; i += kCoarsest) {
     for (std::int64_t j = kFinest; j > i; j -= kCoarsest) {
       const Encoding candidate = encoding_between(s, i, j);
-      if (best.offer(cost_of(s, candidate), candidate)) {
+      if (best.offer(cost_of(s, candidate, best.cost), candidate)) {
         low = i;
         high = j;
       }
@@ -174,7 +198,7 @@ Range both_limits(const Search& s) {
       for (std::int64_t j = center_high + 2 * step; j >= center_high - 2 * step; j -= step) {
         if (i < 0 || j > kFinest || i >= j) continue;
         const Encoding candidate = encoding_between(s, i, j);
-        if (best.offer(cost_of(s, candidate), candidate)) {
+        if (best.offer(cost_of(s, candidate, best.cost), candidate)) {
           low = i;
           high = j;
         }
@@ -192,7 +216,7 @@ Range one_limit(const Search& s) {
   for (std::int64_t k = kLimits; k >= 1; --k) {
     const float fraction = static_cast<float>(k) / static_cast<float>(kLimits);
     const Encoding candidate = core::symmetric_encoding(widest.scale * fraction, s.steps);
-    best.offer(cost_of(s, candidate), candidate);
+    best.offer(cost_of(s, candidate, best.cost), candidate);
   }
   return core::range_of(best.encoding, s.steps);
 }
@@ -248,7 +272,15 @@ Range search_channel(const RangeSearchArguments& a, std::int64_t channel, double
     ++size;
   }
   const Range data{core::minimum(bins.min, 0.0f), core::maximum(bins.max, 0.0f)};
-  const Search search{a, {center, count, log_term, size}, bins, data, steps};
+  alignas(64) float tail_center[kLanes] = {};
+  alignas(64) float tail_count[kLanes] = {};
+  const std::int64_t whole = size - size % kLanes;
+  for (std::int64_t i = whole; i < size; ++i) {
+    tail_center[i - whole] = center[i];
+    tail_count[i - whole] = count[i];
+  }
+  const Search search{
+      a, {center, count, log_term, size, tail_center, tail_count}, bins, data, steps};
   if (a.method == RangeMethod::kSqnr) return sqnr(search);
   return a.is_symmetric ? one_limit(search) : both_limits(search);
 }
