@@ -36,6 +36,7 @@ ALIASES = {
     "aimet_torch.batch_norm_fold": "aimet_torch.ptq.batch_norm_folding",
     "aimet_torch.bias_correction": "aimet_torch.ptq.bias_correction",
     "aimet_torch.cross_layer_equalization": "aimet_torch.ptq.cross_layer_equalization",
+    "aimet_torch.gptq": "aimet_torch.ptq.gptq",
     "aimet_torch.seq_mse": "aimet_torch.ptq.seq_mse",
     # training
     "aimet_torch.bn_reestimation": "aimet_torch.qat.bn_reestimation",

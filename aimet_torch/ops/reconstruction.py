@@ -18,8 +18,11 @@ __all__ = [
     "bias_of_means",
     "optimize_rounding",
     "quadratic_form",
+    "relax_rounding",
+    "relax_rounding_on_samples",
     "rounding_problem",
     "search_weight_scales",
+    "seq_mse_range",
 ]
 
 
@@ -223,3 +226,142 @@ def quadratic_form(error: Tensor, gram: Tensor) -> Tensor:
         ValueError: Shapes do not fit.
     """
     return torch.ops.aimet.quadratic_form(error, gram)
+
+
+def relax_rounding(
+    target: Tensor,
+    gram: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    qmin: int,
+    qmax: int,
+    *,
+    iterations: int,
+    learning_rate: float = 1e-3,
+    reg_param: float = 0.01,
+    beta_range: tuple[float, float] = (20, 2),
+    warm_start: float = 0.2,
+) -> Tensor:
+    """AdaRound's relaxation on the quadratic form: codes next to ``target``, up or down.
+
+    Args:
+        target: As for :func:`optimize_rounding`, like the next five.
+        gram: See there.
+        scale: See there.
+        offset: See there.
+        qmin: See there.
+        qmax: See there.
+        iterations: Steps of Adam.
+        learning_rate: Of Adam.
+        reg_param: Weight of the regularizer.
+        beta_range: Its exponent behind the warm start and at the end.
+        warm_start: Share of the iterations without it.
+
+    Returns:
+        Codes, float64, (groups, o, d). The same bits with any number of threads.
+
+    Source: Nagel et al. 2020 (arXiv 2004.10568), eq. 21-24.
+    """
+    return torch.ops.aimet.relax_rounding(
+        target, gram, scale, offset, qmin, qmax, iterations, learning_rate, reg_param,
+        *beta_range, warm_start,
+    )  # fmt: skip
+
+
+def relax_rounding_on_samples(
+    input: Tensor,
+    output: Tensor,
+    activation_range: tuple[float, float],
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    offset: Tensor,
+    qmin: int,
+    qmax: int,
+    *,
+    kernel_size: Sequence[int] = (),
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (),
+    dilation: Sequence[int] = (),
+    groups: int = 1,
+    transposed: bool = False,
+    output_padding: Sequence[int] = (),
+    batch_size: int = 32,
+    seed: int = 0,
+    iterations: int,
+    learning_rate: float = 1e-3,
+    reg_param: float = 0.01,
+    beta_range: tuple[float, float] = (20, 2),
+    warm_start: float = 0.2,
+) -> Tensor:
+    """AdaRound's relaxation on mini-batches, with the activation behind the layer in the loss.
+
+    Args:
+        input: Samples of what enters the layer, (N, C, *size), or (N, *, C) for Linear.
+        output: What should leave it, before the activation.
+        activation_range: The activation clamps to this; infinite where it does not.
+        weight: Of the layer, in its shape.
+        bias: (out,) or None.
+        scale: Broadcasts against ``weight``.
+        offset: Likewise.
+        qmin: Lowest code.
+        qmax: Highest code.
+        kernel_size: Of the convolution; empty for Linear, like those that follow.
+        stride: Of the convolution.
+        padding: Of the convolution.
+        dilation: Of the convolution.
+        groups: Of the convolution.
+        transposed: It is a transposed convolution.
+        output_padding: Of a transposed convolution.
+        batch_size: Samples of a step.
+        seed: Of their choice.
+        iterations: As for :func:`relax_rounding`, like those that follow.
+        learning_rate: See there.
+        reg_param: See there.
+        beta_range: See there.
+        warm_start: See there.
+
+    Returns:
+        Codes, float64, shape of ``weight``.
+    """
+    return torch.ops.aimet.relax_rounding_on_samples(
+        input, output, *activation_range, weight, bias, scale, offset, qmin, qmax, kernel_size,
+        stride, padding, dilation, groups, transposed, output_padding, batch_size, seed, iterations,
+        learning_rate, reg_param, *beta_range, warm_start,
+    )  # fmt: skip
+
+
+def seq_mse_range(
+    weight: Tensor,
+    gram: Tensor,
+    min: Tensor,
+    max: Tensor,
+    blocks: int,
+    qmin: int,
+    qmax: int,
+    symmetric: bool,
+    num_candidates: int = 20,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The fraction of each range with the least squared error of the layer's output.
+
+    Args:
+        weight: (groups, o, d), rounded to nearest.
+        gram: Sum of x x^T, (groups, d, d), not centered: the loss is then exactly the sum over the
+            data of the squared error, block by block of the inputs.
+        min: Lower ends of the widest ranges, (groups, o, blocks).
+        max: Upper ends.
+        blocks: Ranges a row.
+        qmin: Lowest code.
+        qmax: Highest code.
+        symmetric: Zero lies in the middle of the grid.
+        num_candidates: ``k / num_candidates`` of the range are tried, k from 1.
+
+    Returns:
+        ``(min, max, loss)``, float64, (groups, o, blocks).
+
+    Raises:
+        ValueError: Shapes do not fit.
+    """
+    return torch.ops.aimet.seq_mse_range(
+        weight, gram, min, max, blocks, qmin, qmax, symmetric, num_candidates
+    )

@@ -1,5 +1,6 @@
 """Post-training techniques: what repairs the accuracy of a quantized model without training."""
 
+from aimet_torch.ptq.adaround import Adaround, AdaroundParameters
 from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms, fold_given_batch_norms
 from aimet_torch.ptq.cross_layer_equalization import (
     CrossLayerScaling,
@@ -7,10 +8,17 @@ from aimet_torch.ptq.cross_layer_equalization import (
     equalize_bn_folded_model,
     equalize_model,
 )
+from aimet_torch.ptq.gptq import apply_gptq
+from aimet_torch.ptq.seq_mse import SeqMseParams, apply_seq_mse
 
 __all__ = [
+    "Adaround",
+    "AdaroundParameters",
     "CrossLayerScaling",
     "HighBiasFold",
+    "SeqMseParams",
+    "apply_gptq",
+    "apply_seq_mse",
     "equalize_bn_folded_model",
     "equalize_model",
     "fold_all_batch_norms",

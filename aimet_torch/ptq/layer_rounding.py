@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from aimet_torch.ops import reconstruction as ops
 from aimet_torch.ops.reconstruction import LayerSums
 from aimet_torch.ptq.layer_view import LayerView, WeightGrid
 
-__all__ = ["LayerResult", "round_layer"]
+__all__ = ["LayerResult", "Relaxation", "relax_layer", "round_layer"]
 
 
 @dataclasses.dataclass
@@ -33,6 +34,24 @@ class LayerResult:
     bias: Tensor | None
     error: float
     nearest_error: float
+
+
+@dataclasses.dataclass
+class Relaxation:
+    """Settings of AdaRound's relaxation; see :class:`aimet_torch.ptq.adaround.AdaroundParameters`.
+
+    Attributes:
+        samples: None, or inputs, wanted outputs and what the activation behind clamps to.
+    """
+
+    iterations: int
+    learning_rate: float
+    reg_param: float
+    beta_range: tuple[float, float]
+    warm_start: float
+    seed: int
+    batch_size: int = 32
+    samples: tuple[Tensor, Tensor, tuple[float, float]] | None = None
 
 
 _STARTS = (1.0, 0.9, 0.8)
@@ -59,31 +78,20 @@ def round_layer(
         moves: Descend from the first rounding; False: GPTQ alone.
         least_squares: Round the weights with the least error, False: those that the layer has.
     """
-    weight = view.matrices(view.layer.weight.detach())
-    has_bias = view.layer.bias is not None
-    target, gram = ops.rounding_problem(sums, weight, has_bias, damping)
-    if not least_squares:
-        target = weight.double().cpu()
-    q = grid.quantizer
-    limits = (q.qmin, q.qmax)
-    nearest = _search(view, grid, weight, None)
-    nearest_error = ops.quadratic_form(
-        target - _nearest(weight.double().cpu(), *nearest, *limits), gram
-    )
-    if search_scales:
-        scale, offset = _search(view, grid, target, gram.diagonal(dim1=1, dim2=2))
-    else:
-        found, zero = q.get_scale(), q.get_offset()
-        assert found is not None and zero is not None
-        scale, offset = (view.rows_of(grid, t.detach().double()) for t in (found, zero))
+    problem = _Problem(view, grid, sums, damping, search_scales, least_squares)
+    target, gram, scale, offset = problem.target, problem.gram, problem.scale, problem.offset
+    limits = (grid.quantizer.qmin, grid.quantizer.qmax)
     refines = search_scales and not grid.is_shared and moves
     sweeps = 100 if moves else 0
+    starts = [(factor, True) for factor in (_STARTS if refines else (1.0,))]
+    if moves:  # from rounding to nearest, so that the result is never worse than that
+        starts.append((1.0, False))
     tries = [
         ops.optimize_rounding(
             target, gram, scale * factor, offset, *limits,
-            feedback=True, refine_scale=refines, max_sweeps=sweeps,
+            feedback=feedback, refine_scale=refines, max_sweeps=sweeps,
         )
-        for factor in (_STARTS if refines else (1.0,))
+        for factor, feedback in starts
     ]  # fmt: skip
     codes, used, objective = tries[0]
     for other_codes, other_scale, other_objective in tries[1:]:
@@ -91,11 +99,105 @@ def round_layer(
         codes = torch.where(better, other_codes, codes)
         used = torch.where(better, other_scale, used)
         objective = torch.minimum(other_objective, objective)
-    low, high = ((limit + offset) * used for limit in limits)
-    minimum, maximum = (view.parameter_of(grid, end) for end in (low, high))
+    return _result(view, grid, sums, codes, used, offset, objective, problem.nearest_error)
+
+
+def relax_layer(
+    view: LayerView,
+    grid: WeightGrid,
+    sums: LayerSums,
+    relaxation: Relaxation,
+    *,
+    damping: float = 0.01,
+    search_scales: bool = True,
+) -> LayerResult:
+    """Solve one layer by AdaRound's relaxation, around the weights with the least error.
+
+    Args:
+        view: The layer.
+        grid: Of its weight.
+        sums: Of what reaches it and what it should give.
+        relaxation: Settings, and samples if the loss is to be that of samples.
+        damping: As for :func:`round_layer`.
+        search_scales: Likewise; scales are those with the least error of rounding to nearest.
+    """
+    problem = _Problem(view, grid, sums, damping, search_scales)
+    target, gram, scale, offset = problem.target, problem.gram, problem.scale, problem.offset
+    options: dict[str, Any] = {
+        "iterations": relaxation.iterations,
+        "learning_rate": relaxation.learning_rate,
+        "reg_param": relaxation.reg_param,
+        "beta_range": relaxation.beta_range,
+        "warm_start": relaxation.warm_start,
+    }
+    limits = (grid.quantizer.qmin, grid.quantizer.qmax)
+    if relaxation.samples is None:
+        codes = ops.relax_rounding(target, gram, scale, offset, *limits, **options)
+    else:
+        inputs, outputs, activation_range = relaxation.samples
+        bias = ops.bias_of_means(sums, target).float() if problem.has_bias else None
+        step, zero = (view.weight_of(_expand(t, target)).float() for t in (scale, offset))
+        codes = ops.relax_rounding_on_samples(
+            view.pad(inputs), outputs, activation_range, view.weight_of(target).float(), bias,
+            step, zero, limits[0], limits[1], **view.geometry(),
+            output_padding=view.output_padding(), batch_size=relaxation.batch_size,
+            seed=relaxation.seed, **options,
+        )  # fmt: skip
+        codes = view.matrices(codes)
+    values = (codes + _expand(offset, codes)) * _expand(scale, codes)
+    objective = ops.quadratic_form(target - values, gram)
+    return _result(view, grid, sums, codes, scale, offset, objective, problem.nearest_error)
+
+
+class _Problem:
+    """What both solvers start from."""
+
+    def __init__(
+        self,
+        view: LayerView,
+        grid: WeightGrid,
+        sums: LayerSums,
+        damping: float,
+        search_scales: bool,
+        least_squares: bool = True,
+    ) -> None:
+        weight = view.matrices(view.layer.weight.detach())
+        self.has_bias = view.layer.bias is not None
+        self.target, self.gram = ops.rounding_problem(sums, weight, self.has_bias, damping)
+        if not least_squares:
+            self.target = weight.double().cpu()
+        q = grid.quantizer
+        nearest = _nearest(
+            weight.double().cpu(), *_search(view, grid, weight, None), q.qmin, q.qmax
+        )
+        self.nearest_error = ops.quadratic_form(self.target - nearest, self.gram)
+        if search_scales:
+            importance = self.gram.diagonal(dim1=1, dim2=2)
+            self.scale, self.offset = _search(view, grid, self.target, importance)
+        else:
+            found, zero = q.get_scale(), q.get_offset()
+            assert found is not None
+            assert zero is not None
+            self.scale, self.offset = (
+                view.rows_of(grid, t.detach().double()).contiguous() for t in (found, zero)
+            )
+
+
+def _result(
+    view: LayerView,
+    grid: WeightGrid,
+    sums: LayerSums,
+    codes: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    objective: Tensor,
+    nearest_error: Tensor,
+) -> LayerResult:
+    limits = (grid.quantizer.qmin, grid.quantizer.qmax)
+    minimum, maximum = (view.parameter_of(grid, (limit + offset) * scale) for limit in limits)
     bias = None
-    if has_bias:
-        bias = ops.bias_of_means(sums, (codes + _expand(offset, codes)) * _expand(used, codes))
+    if view.layer.bias is not None:
+        bias = ops.bias_of_means(sums, (codes + _expand(offset, codes)) * _expand(scale, codes))
     return LayerResult(
         codes, minimum, maximum, bias, float(objective.sum()), float(nearest_error.sum())
     )
@@ -114,7 +216,7 @@ def _search(
     view: LayerView, grid: WeightGrid, weight: Tensor, importance: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     q = grid.quantizer
-    groups, outputs, inputs = weight.shape
+    groups, outputs, _ = weight.shape
     limits = (q.qmin, q.qmax, q.symmetric)
     if not grid.is_shared:
         return ops.search_weight_scales(weight, importance, grid.blocks, *limits)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aimet_torch.ops.reconstruction import LayerSums, accumulate_layer_moments_
-from aimet_torch.ptq.layers import LAYER_TYPES, LayerType, is_transposed
+from aimet_torch.ptq.layers import LayerType, is_transposed
 from aimet_torch.quantization.affine import GroupedBlockQuantizeDequantize, QuantizeDequantize
 
 __all__ = ["LayerView", "WeightGrid", "run_layer"]
@@ -73,26 +73,45 @@ class LayerView:
         self, sums: LayerSums, input: Tensor, output: Tensor, importance: Tensor | None = None
     ) -> None:
         """Add what enters the layer and what should leave it to ``sums``."""
-        if isinstance(self.layer, nn.Linear):
-            accumulate_layer_moments_(sums, input, output)
-            return
-        layer: Any = self.layer
-        dims = layer.weight.dim() - 2
-        padding = _as_list(layer.padding, dims)
-        if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-            sides = layer._reversed_padding_repeated_twice
-            mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-            input = F.pad(input, sides, mode=mode)
-            padding = [0] * dims
-        if input.dim() == dims + 1:  # without a batch
+        dims = self.layer.weight.dim() - 2
+        input = self.pad(input)
+        if dims and input.dim() == dims + 1:  # without a batch
             input, output = input.unsqueeze(0), output.unsqueeze(0)
             importance = None if importance is None else importance.unsqueeze(0)
-        accumulate_layer_moments_(
-            sums, input, output,
-            kernel_size=list(layer.kernel_size), stride=list(layer.stride), padding=padding,
-            dilation=list(layer.dilation), groups=self.groups, transposed=self.transposed,
-            importance=importance,
-        )  # fmt: skip
+        accumulate_layer_moments_(sums, input, output, **self.geometry(), importance=importance)
+
+    def pad(self, input: Tensor) -> Tensor:
+        """``input`` with the padding that :meth:`geometry` does not tell of."""
+        layer: Any = self.layer
+        if isinstance(layer, nn.Linear) or not self._pads_itself:
+            return input
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        return F.pad(input, layer._reversed_padding_repeated_twice, mode=mode)
+
+    @property
+    def _pads_itself(self) -> bool:
+        layer: Any = self.layer
+        return isinstance(layer.padding, str) or layer.padding_mode != "zeros"
+
+    def geometry(self) -> dict[str, Any]:
+        """Keyword arguments of the operators that read the layer's input."""
+        layer: Any = self.layer
+        if isinstance(layer, nn.Linear):
+            return {}
+        none = [0] * len(layer.kernel_size)
+        return {
+            "kernel_size": list(layer.kernel_size),
+            "stride": list(layer.stride),
+            "padding": none if self._pads_itself else list(layer.padding),
+            "dilation": list(layer.dilation),
+            "groups": self.groups,
+            "transposed": self.transposed,
+        }
+
+    def output_padding(self) -> list[int]:
+        """Of a transposed convolution; zeros for others."""
+        layer: Any = self.layer
+        return [] if isinstance(layer, nn.Linear) else list(layer.output_padding)
 
     def grid_of(self, quantizer: Any) -> WeightGrid | str:
         """How a quantizer of the weight divides the rows, or in words why it is not supported."""
@@ -141,16 +160,3 @@ def run_layer(layer: LayerType, weight: Tensor, bias: Tensor | None, args: tuple
     """What ``layer`` gives with another weight and bias."""
     parameters = {"weight": weight} | ({} if bias is None else {"bias": bias})
     return torch.func.functional_call(layer, parameters, args)
-
-
-def _as_list(value: Any, dims: int) -> list[int]:
-    return (
-        [value] * dims
-        if isinstance(value, int)
-        else [0] * dims
-        if isinstance(value, str)
-        else list(value)
-    )
-
-
-assert LAYER_TYPES

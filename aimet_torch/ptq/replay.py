@@ -22,7 +22,7 @@ from aimet_torch.ptq.value_cache import ValueCache
 __all__ = ["Replay", "record_inputs"]
 
 
-class _Recorded(Exception):
+class _RecordedError(Exception):
     """Ends a forward pass once its inputs are known."""
 
 
@@ -50,7 +50,7 @@ def record_inputs(
 
     def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((args, kwargs))
-        raise _Recorded
+        raise _RecordedError
 
     handle = model.register_forward_pre_hook(record, with_kwargs=True)
     try:
@@ -62,7 +62,7 @@ def record_inputs(
                 continue
             try:
                 forward_fn(model, batch)
-            except _Recorded:
+            except _RecordedError:
                 continue
             raise ValueError(
                 "`forward_fn` must call the model that it is given; it returned without doing so"

@@ -102,6 +102,25 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
       "optimize_rounding(Tensor target, Tensor gram, Tensor scale, Tensor offset, int qmin, int "
       "qmax, bool feedback=True, bool refine_scale=False, int max_sweeps=100, bool order=True) -> "
       "(Tensor codes, Tensor scale, Tensor objective)");
+  // relaxation.h: AdaRound's relaxation, on the quadratic form or on samples.
+  m.def(
+      "relax_rounding(Tensor target, Tensor gram, Tensor scale, Tensor offset, int qmin, int qmax, "
+      "int iterations=10000, float learning_rate=0.001, float reg_param=0.01, float "
+      "first_beta=20.0, float last_beta=2.0, float warm_start=0.2) -> Tensor");
+  m.def(
+      "relax_rounding_on_samples(Tensor input, Tensor output, float activation_min, float "
+      "activation_max, Tensor weight, Tensor? bias, Tensor scale, Tensor offset, int qmin, int "
+      "qmax, int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups, bool "
+      "transposed, int[] output_padding, int batch_size=32, int seed=0, int iterations=10000, "
+      "float "
+      "learning_rate=0.001, float reg_param=0.01, float first_beta=20.0, float last_beta=2.0, "
+      "float "
+      "warm_start=0.2) -> Tensor");
+  // seq_mse.h: ranges by trying fractions of the largest.
+  m.def(
+      "seq_mse_range(Tensor weight, Tensor gram, Tensor min, Tensor max, int blocks, int qmin, int "
+      "qmax, bool symmetric, int num_candidates=20) -> (Tensor range_min, Tensor range_max, Tensor "
+      "loss)");
   m.def("quadratic_form(Tensor error, Tensor gram) -> Tensor");
   // The nearest fractions with a small odd denominator: no integer multiple of them is next to a
   // half.

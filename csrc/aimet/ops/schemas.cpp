@@ -88,6 +88,28 @@ TORCH_LIBRARY(aimet, m) {
       kTags);
   m.def("fingerprint(Tensor[] tensors) -> int");
 
+  // --- adaround.h: soft rounding of weights, for a training loop of one's own ---
+  m.def("adaround_alpha(Tensor weight, Tensor scale) -> Tensor", kTags);
+  m.def(
+      "adaround_quantize_dequantize(Tensor weight, Tensor alpha, Tensor scale, Tensor offset, int "
+      "qmin, int qmax, bool hard=False) -> Tensor",
+      kTags);
+  m.def(
+      "_adaround_quantize_dequantize_backward(Tensor grad, Tensor weight, Tensor alpha, Tensor "
+      "scale, Tensor offset, int qmin, int qmax) -> Tensor",
+      kTags);
+  m.def("adaround_regularizer(Tensor alpha, float beta) -> Tensor", kTags);
+  m.def("_adaround_regularizer_backward(Tensor grad, Tensor alpha, float beta) -> Tensor", kTags);
+  m.def(
+      "adaround_beta(int iteration, int iterations, float first=20.0, float last=2.0, float "
+      "warm_start=0.2) -> float",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "adaround_step_(Tensor(a!) alpha, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor grad, "
+      "Tensor weight, Tensor scale, Tensor offset, int qmin, int qmax, float beta, float "
+      "reg_param=0.01, float learning_rate=0.001, int step=1) -> ()",
+      kTags);
+
   // --- build_info.h ---
   m.def("build_info() -> str", {at::Tag::pt2_compliant_tag});
   m.def("cpu_capability() -> str", {at::Tag::pt2_compliant_tag});

@@ -239,6 +239,44 @@ def test_results_do_not_depend_on_threads(name):
             assert a.equal(b)
 
 
+def test_relaxation_lowers_the_error_of_rounding_to_nearest():
+    target, gram, scale, offset, *limits = problem(outputs=40)
+    codes = ops.relax_rounding(
+        target, gram, scale, offset, *limits, iterations=500, learning_rate=2e-2
+    )
+    lower = (target / scale).floor()
+    assert ((codes == lower.clamp(*limits)) | (codes == (lower + 1).clamp(*limits))).all()
+    nearest = (target / scale).round().clamp(*limits)
+    error, error_of_nearest = (
+        ops.quadratic_form(target - values(c, scale, offset), gram).sum() for c in (codes, nearest)
+    )
+    assert error < 0.9 * error_of_nearest
+
+
+@pytest.mark.parametrize("activation", [(-torch.inf, torch.inf), (0.0, 1.0)])
+def test_relaxation_on_samples_sees_the_activation(activation):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 8, 3, padding=1, bias=True)
+    view = LayerView(layer)
+    x = nn.functional.interpolate(random(64, 6, 4, 4), scale_factor=2.0, mode="bilinear")
+    y = layer(x).detach()
+    rows = view.matrices(layer.weight.detach())
+    scale, offset = (
+        t.reshape(8, 1, 1, 1).float() for t in ops.search_weight_scales(rows, None, 1, -2, 1, True)
+    )
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    codes = ops.relax_rounding_on_samples(
+        x, y, activation, weight, bias, scale, offset, -2, 1, **view.geometry(),
+        output_padding=[0, 0], iterations=400, learning_rate=2e-2,
+    )  # fmt: skip
+
+    def error(codes):
+        output = nn.functional.conv2d(x, codes.float() * scale, bias, padding=1)
+        return (output.clamp(*activation) - y.clamp(*activation)).square().mean()
+
+    assert error(codes) < 0.8 * error((weight / scale).round().clamp(-2, 1))
+
+
 def test_mutates_what_its_schema_says():
     layer, shape = LAYERS["conv2d"]
     view = LayerView(layer)
