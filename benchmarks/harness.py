@@ -73,6 +73,7 @@ class Case:
         arguments: of the subject; rivals get the same.
         rivals: to compare with.
         limit: seconds that the candidate itself should stay under; None without a target.
+        unit: "seconds", or "bytes" where the subjects' own clocks count memory.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Case:
     arguments: Mapping[str, Any]
     rivals: tuple[RivalSpec, ...]
     limit: float | None = None
+    unit: str = "seconds"
 
 
 @dataclass
@@ -175,6 +177,7 @@ def run_case(case: Case, rival: Rival | str, seconds: float) -> dict[str, Any]:
         "name": case.name,
         "title": case.title,
         "limit": case.limit,
+        "unit": case.unit,
         **own.summary(),
         "rivals": entries,
     }

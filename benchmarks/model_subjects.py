@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.subjects import subject
 from benchmarks.timing import Subject
@@ -102,6 +103,50 @@ def quantized_training_step(*, model: str, shape: tuple[int, ...]) -> Subject:
     sim = simulation(network(model), batch)
     calibrate(sim, batch)
     return training_step(sim.model, batch)
+
+
+def peak_memory(step: Subject) -> Subject:
+    """Measure how much memory a step takes at its height, beyond what was there before it.
+
+    Args:
+        step: the work; runs once before, so that gradients and the optimizer's state are there.
+
+    Returns:
+        A subject whose clock counts bytes.
+    """
+    step.run()
+
+    def run() -> float:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            step.run()
+        events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+        held = peak = 0
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            held += event.nbytes()
+            peak = max(peak, held)
+        return float(peak)
+
+    return Subject(run, compute=step.run, own_clock=True)
+
+
+@subject
+def quantized_training_memory(
+    *, model: str, shape: tuple[int, ...], learned: bool = True
+) -> Subject:
+    """Peak memory of one step of quantization-aware training, in bytes."""
+    batch = images(shape)
+    sim = simulation(network(model), batch)
+    calibrate(sim, batch)
+    if not learned:
+        of_network = {id(p) for m in sim.model.modules() for p in _parameters_of_network(m)}
+        for parameter in sim.model.parameters():
+            parameter.requires_grad_(id(parameter) in of_network)
+    return peak_memory(training_step(sim.model, batch))
+
+
+def _parameters_of_network(module: nn.Module) -> list[nn.Parameter]:
+    is_quantizer = hasattr(module, "get_encodings") or hasattr(module, "get_encoding")
+    return [] if is_quantizer else list(module.parameters(recurse=False))
 
 
 @subject

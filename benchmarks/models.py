@@ -8,7 +8,13 @@ import torch
 
 from benchmarks import agreement
 from benchmarks.harness import Case, aimet, bound
-from benchmarks.model_subjects import folded_network, images, network, training_step
+from benchmarks.model_subjects import (
+    folded_network,
+    images,
+    network,
+    peak_memory,
+    training_step,
+)
 from benchmarks.timing import Subject
 
 NETWORKS = (("mobilenet_v2", "MobileNetV2"), ("resnet18", "ResNet-18"))
@@ -45,6 +51,11 @@ def fp32_step(*, model: str, shape: tuple[int, ...]) -> Subject:
     return training_step(network(model), images(shape))
 
 
+def fp32_memory(*, model: str, shape: tuple[int, ...], **_: Any) -> Subject:
+    """Measure the peak memory of a training step of the network."""
+    return peak_memory(fp32_step(model=model, shape=shape))
+
+
 def cases() -> list[Case]:
     """Return all cases of this file."""
     cases = []
@@ -70,6 +81,18 @@ def cases() -> list[Case]:
                 ),
             ),
         ]
+        for learned, label in ((True, "learned"), (False, "static")):
+            close = agreement.close(0.2)
+            cases.append(
+                Case(
+                    f"model/{name}/training_memory_{label}",
+                    f"{title}, peak memory of that step, {label} ranges",
+                    "quantized_training_memory",
+                    given | {"learned": learned},
+                    (bound("FP32 step", fp32_memory, 1.15, close), aimet(close)),
+                    unit="bytes",
+                )
+            )
         schemes = (
             ("min_max", "min-max", 1.4),
             ("post_training_tf_enhanced", "TF-enhanced", 2.0),

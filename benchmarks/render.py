@@ -23,6 +23,11 @@ def duration(seconds: float) -> str:
     raise AssertionError
 
 
+def amount(value: float, case: dict[str, Any]) -> str:
+    """Return a time or, in cases that measure memory, a size."""
+    return f"{value / 1e6:.3g} MB" if case.get("unit") == "bytes" else duration(value)
+
+
 def met(value: float, target: float | None) -> str:
     """Return a remark on a target, empty without one."""
     if target is None:
@@ -32,22 +37,23 @@ def met(value: float, target: float | None) -> str:
 
 def lines_of(case: dict[str, Any]) -> list[str]:
     """Return a case of a report as lines of text."""
-    spread = f"± {duration(case['spread'])}"
+    spread = f"± {amount(case['spread'], case)}"
     limit = met(case["median"], case["limit"])
-    lines = [f"{case['name']}: {duration(case['median'])} {spread}{limit}"]
+    lines = [f"{case['name']}: {amount(case['median'], case)} {spread}{limit}"]
     for rival in case["rivals"]:
-        lines.append(f"  {rival['name']}: {_rival_text(rival)}")
+        lines.append(f"  {rival['name']}: {_rival_text(rival, case)}")
     return lines
 
 
-def _rival_text(rival: dict[str, Any]) -> str:
+def _rival_text(rival: dict[str, Any], case: dict[str, Any]) -> str:
     if "unavailable" in rival:
         return f"not measured: {rival['unavailable']}"
     if not rival["agrees"]:
         return f"not timed, RESULTS DIFFER: {rival['agreement']}"
     low, high = rival["ratio_quartiles"]
     return (
-        f"{duration(rival['median'])} ± {duration(rival['spread'])}, ratio {rival['ratio']:.3g}"
+        f"{amount(rival['median'], case)} ± {amount(rival['spread'], case)},"
+        f" ratio {rival['ratio']:.3g}"
         f" [{low:.3g}, {high:.3g}]{met(rival['ratio'], rival['target'])}; {rival['agreement']}"
     )
 
@@ -55,13 +61,13 @@ def _rival_text(rival: dict[str, Any]) -> str:
 def markdown(report: dict[str, Any]) -> str:
     """Return the README's table of a report."""
     lines = [
-        "| | time | of a bound | PyTorch | aimet-torch 2.42 |",
+        "| | time or memory | of a bound | PyTorch | aimet-torch 2.42 |",
         "|---|---:|---:|---:|---:|",
     ]
     for case in report["cases"]:
         spread = case["spread"] / case["median"]
         unsteady = f" ± {100 * spread:.0f} %" if spread > UNSTEADY else ""
-        time = duration(case["median"]) + unsteady + met(case["median"], case["limit"])
+        time = amount(case["median"], case) + unsteady + met(case["median"], case["limit"])
         cells = [case["title"], time]
         cells += [_cell(case, role) for role in ("bound", "pytorch", "aimet")]
         lines.append(f"| {' | '.join(cells)} |")
@@ -69,7 +75,8 @@ def markdown(report: dict[str, Any]) -> str:
     lines += [
         "",
         "Medians. Of a bound: how many times what the work cannot do without, or what the network"
-        " takes without quantization. PyTorch, aimet-torch: how many times faster than they are,"
+        " takes without quantization. PyTorch, aimet-torch: how many times faster (or smaller) than"
+        " they are,"
         " in the same run, results compared first;"
         " a dash: no such operation, or not compared. ±: the quartiles are that far apart, the"
         f" figure is no result of record. {machine['processor']}, {machine['threads']} of"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import agreement, harness, operators, render
+from benchmarks import agreement, harness, model_subjects, operators, render
 from benchmarks.rivals import setup
 from benchmarks.subjects import QMAX, SUBJECTS, affine_inputs, make_subject
 from benchmarks.timing import Subject
@@ -160,3 +160,15 @@ def test_table_names_what_was_missed_and_not_measured() -> None:
     table = render.markdown({"environment": machine, "cases": [{**case, "rivals": rivals}]})
     row = "| case | 2.5 µs ± 20 % | 1.50 `clone` (target missed) | - | not measured |"
     assert row in table.splitlines()
+
+
+def test_memory_is_measured_at_its_height() -> None:
+    def step() -> torch.Tensor:
+        kept = [torch.ones(1000), torch.ones(3000)]
+        del kept[1]
+        return kept[0].sum()
+
+    measured = model_subjects.peak_memory(Subject(step))
+    assert measured.seconds(1) == pytest.approx(16_000, abs=1000)  # and some scalars
+    case = {"name": "a", "title": "b", "median": 2.5e6, "spread": 0.0, "limit": None, "rivals": []}
+    assert render.lines_of(case | {"unit": "bytes"})[0] == "a: 2.5 MB ± 0 MB"

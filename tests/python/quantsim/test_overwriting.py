@@ -149,3 +149,53 @@ def test_no_gradients_no_difference(name):
         for a, b in zip(want, got, strict=True):
             if isinstance(a, Tensor):
                 torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def saved_bytes(model: nn.Module, x: Tensor) -> int:
+    """What a forward in training keeps for backward beside parameters, each storage once."""
+    sizes: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers(), x)}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(x)
+    return sum(sizes.values())
+
+
+class Chain(nn.Module):
+    """Convolution, batch norm and ReLU6, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU6(inplace=True),
+            nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU6(inplace=True),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_what_training_keeps_for_backward(learned):
+    """Static ranges: one bit an element; learned ranges: one input an element."""
+    x = torch.randn(4, 4, 32, 32, generator=torch.Generator().manual_seed(7))
+    torch.manual_seed(8)
+    model = Chain()
+    sim = QuantizationSimModel(copy.deepcopy(model).eval(), x)
+    sim.compute_encodings([x])
+    for parameter in sim.quantizer_parameters():
+        parameter.requires_grad_(learned)
+    plain = saved_bytes(model.train(), x)
+    simulated = saved_bytes(sim.model.train(), x)
+    one = 4 * 8 * 32 * 32 * 4  # bytes of an activation
+    inputs = 4 * 4 * 32 * 32 * 4  # the quantized input, which the first convolution keeps
+    small = 16 * 1024  # quantized weights, scales, statistics
+    masks = 2 * one // 32
+    extra = (2 * one if learned else masks) + inputs
+    assert simulated - plain <= extra + small
