@@ -27,6 +27,10 @@ class TensorEncoding:
         offset: int64, same shape.
         block_size: elements a scale covers along each axis of `scale`, or None; -1 means the whole
             axis.
+        int_scale: of LPBQ, else None: int64, same shape as `scale`, which is their product with
+            `group_scale`.
+        group_scale: of LPBQ: float32, the real scale of each channel.
+        decompressed_bitwidth: of LPBQ: bits of the grid that all blocks of a channel share.
     """
 
     source: str
@@ -40,6 +44,9 @@ class TensorEncoding:
     scale: np.ndarray = field(default_factory=lambda: np.ones((), np.float32))
     offset: np.ndarray = field(default_factory=lambda: np.zeros((), np.int64))
     block_size: tuple[int, ...] | None = None
+    int_scale: np.ndarray | None = None
+    group_scale: np.ndarray | None = None
+    decompressed_bitwidth: int | None = None
 
     @classmethod
     def from_quantizer(
@@ -70,7 +77,15 @@ class TensorEncoding:
                 f"export: quantizer `{source}` has `zero_point_shift` {encoding.zero_point_shift}; "
                 "integer types have zero on their grid; use 0"
             )
+        grouped = {}
+        if getattr(encoding, "is_lpbq", False):
+            grouped = {
+                "int_scale": encoding.per_block_int_scale.detach().cpu().numpy().astype(np.int64),
+                "group_scale": encoding.per_channel_scale.detach().float().cpu().numpy(),
+                "decompressed_bitwidth": int(encoding.decompressed_bw),
+            }
         return cls(
+            **grouped,
             source=source,
             is_param=is_param,
             bitwidth=int(encoding.bitwidth),
@@ -122,19 +137,28 @@ class TensorEncoding:
         if self.is_per_tensor or self.scale.ndim != len(order):
             return self
         sizes = self.block_size
+
+        def moved(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else np.transpose(values, order)
+
         return replace(
             self,
             scale=np.transpose(self.scale, order),
             offset=np.transpose(self.offset, order),
+            int_scale=moved(self.int_scale),
+            group_scale=moved(self.group_scale),
             block_size=tuple(sizes[axis] for axis in order) if sizes is not None else None,
         )
 
-    def to_entry(self, name: str, rank: int | None) -> dict[str, Any]:
-        """The neutral form of this encoding under the ONNX tensor name `name`."""
+    def to_entry(self, name: str, rank: int | None, version: str = "1.0.0") -> dict[str, Any]:
+        """The neutral form of this encoding under the tensor name `name`, for files of `version`.
+
+        LPBQ in a version that does not know it (before 1.0.0) becomes blocks like others.
+        """
         if self.is_float:
             return {"name": name, "dtype": "float", "bitwidth": self.bitwidth}
         sizes = [size for size in self.block_size or () if size not in (-1, 1)]
-        return {
+        entry = {
             "name": name,
             "dtype": "int",
             "bitwidth": self.bitwidth,
@@ -146,6 +170,20 @@ class TensorEncoding:
             "block_size": sizes[0] if sizes else None,
             "channel_axis": self.channel_axis(self.scale.ndim if rank is None else rank),
         }
+        if version == "1.0.0" and self.int_scale is not None and self._has_rows():
+            assert self.group_scale is not None
+            entry["scale"] = [float(s) for s in self.group_scale.reshape(-1)]
+            entry["offset"] = [0] * self.group_scale.size
+            entry["decompressed_bitwidth"] = self.decompressed_bitwidth
+            entry["per_block_int_scale"] = [int(s) for s in self.int_scale.reshape(-1)]
+        return entry
+
+    def _has_rows(self) -> bool:
+        """Whether the blocks of one channel follow each other, which is how files list them."""
+        assert self.group_scale is not None
+        wide = [axis for axis, size in enumerate(self.group_scale.shape) if size > 1]
+        blocks = [axis for axis, size in enumerate(self.scale.shape) if size > 1]
+        return all(axis < min(set(blocks) - set(wide), default=axis + 1) for axis in wide)
 
 
 def uncalibrated(names: list[str]) -> ValueError:

@@ -64,7 +64,7 @@ def export_onnx_with_encodings(
     graph = encode(capture(model, args, **torch_onnx_kwargs), output_names)
     encodings_file = Path(encodings_path) if encodings_path else path.with_suffix(".encodings")
     check_signedness("export_onnx_with_encodings", force_activation_as)
-    document = encodings_document(graph, sim)
+    document = encodings_document(graph, sim, encoding_version)
     if export_int32_bias:
         document["param_encodings"] += [bias.to_entry() for bias in integer_biases(graph)]
     with replace_together(path.parent) as folder, replace_together(encodings_file.parent) as other:
@@ -89,8 +89,8 @@ def model_of(sim: Any) -> nn.Module:
     )
 
 
-def encodings_document(graph: EncodedGraph, sim: Any) -> dict[str, Any]:
-    """The neutral document of all encodings in a graph, in the order of the graph."""
+def encodings_document(graph: EncodedGraph, sim: Any, version: str = "1.0.0") -> dict[str, Any]:
+    """The neutral document of all encodings in a graph, in its order, for files of `version`."""
     nodes = graph.model.graph
     values = [*nodes.inputs, *nodes.initializers.values(), *(v for n in nodes for v in n.outputs)]
     activations: list[dict[str, Any]] = []
@@ -100,7 +100,7 @@ def encodings_document(graph: EncodedGraph, sim: Any) -> dict[str, Any]:
         if encoding is not None:
             rank = value.shape.rank() if value.shape is not None else None
             (params if encoding.is_param else activations).append(
-                encoding.to_entry(value.name, rank)
+                encoding.to_entry(value.name, rank, version)
             )
     return {
         "version": "1.0.0",

@@ -10,6 +10,11 @@ from __future__ import annotations
 from aimet_torch import _native as _native  # registers the operators
 from aimet_torch.ops.affine import dequantize, quantize, quantize_dequantize
 from aimet_torch.ops.encoding import encoding_from_range, range_from_min_max
+from aimet_torch.ops.formats import (
+    quantize_dequantize_float,
+    quantize_dequantize_mx,
+    quantize_dequantize_nvfp4,
+)
 from aimet_torch.ops.info import build_info, cpu_capability
 from aimet_torch.ops.range_search import (
     range_from_entropy,
@@ -30,6 +35,9 @@ __all__ = [
     "quantize",
     "quantize_dequantize",
     "quantize_dequantize_by_range_",
+    "quantize_dequantize_float",
+    "quantize_dequantize_mx",
+    "quantize_dequantize_nvfp4",
     "range_from_entropy",
     "range_from_min_max",
     "range_from_mse",

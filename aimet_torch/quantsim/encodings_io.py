@@ -75,7 +75,7 @@ def save(sim: QuantizationSimModel, path: Path) -> None:
         if not quantizer.is_initialized():
             continue
         encoding = TensorEncoding.from_quantizer(str(slot), slot.kind == "param", quantizer)
-        entry = encoding.to_entry(slot.name, None)
+        entry = encoding.to_entry(slot.name, None, _FILE_VERSION)
         if slot.kind == "param":
             params.append(entry)
         else:
@@ -169,6 +169,10 @@ def _range_of(
     bitwidth = entry["bitwidth"]
     scale = torch.tensor(entry["scale"], dtype=torch.float64)
     offset = torch.tensor(entry["offset"], dtype=torch.float64)
+    if "per_block_int_scale" in entry:  # LPBQ: an integer for each block of a channel
+        multiples = torch.tensor(entry["per_block_int_scale"], dtype=torch.float64)
+        scale = (multiples.reshape(len(scale), -1) * scale[:, None]).flatten()
+        offset = torch.zeros_like(scale)
     lowest = -(2 ** (bitwidth - 1)) if entry["signed"] else 0
     highest = lowest + 2**bitwidth - 1
     if entry.get("strict_symmetric"):

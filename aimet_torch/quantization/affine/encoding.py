@@ -260,6 +260,25 @@ class GroupedBlockEncoding(AffineEncoding):
         return self.map_tensors(lambda value: value if value is self.offset else value * factor)
 
     @property
+    def is_lpbq(self) -> bool:
+        """Whether all blocks of a channel, and more than one, share a real scale.
+
+        That is what encodings files call LPBQ. Other groupings are blocks like others there.
+        """
+        if self.per_channel_scale is None or self.decompressed_bw is None:
+            return False
+        if self.decompressed_bw <= self.bitwidth or self.scale.dim() == 0:
+            return False
+        groups = self.per_channel_scale.shape
+        shared = [s for g, s in zip(groups, self.scale.shape, strict=True) if g != s]
+        kept = [g for g in groups if g > 1]
+        return (
+            len(shared) == 1
+            and all(g in (1, s) for g, s in zip(groups, self.scale.shape, strict=True))
+            and len(kept) <= 1
+        )
+
+    @property
     def per_block_int_scale(self) -> Tensor:
         """Integer of each block: ``scale = per_block_int_scale * per_channel_scale``."""
         assert self.per_channel_scale is not None
@@ -276,8 +295,8 @@ class GroupedBlockEncoding(AffineEncoding):
 
     def _to_1_0_0(self) -> dict[str, Any]:
         entry = super()._to_1_0_0()
-        if self.block_grouping is None or all(size == 1 for size in self.block_grouping):
-            return entry  # every block has a real scale of its own
+        if not self.is_lpbq:
+            return entry
         assert self.per_channel_scale is not None
         assert self.decompressed_bw is not None
         scales = self.per_channel_scale.flatten().tolist()

@@ -104,16 +104,14 @@ def shifted_quantize_dequantize(
     shift: float,
 ) -> Tensor:
     """Quantize-dequantize on a grid moved by ``shift`` steps: ``(q + offset + shift) * scale``."""
-    if block_size is not None:
-        moved = expand_blocks(scale, tensor, block_size) * shift
-    else:
-        moved = scale * shift
-    moved = moved.to(tensor.dtype)
+    moved = (expand_blocks(scale, tensor, block_size) * shift).to(tensor.dtype)
     return ops.quantize_dequantize(tensor - moved, scale, offset, qmin, qmax, block_size) + moved
 
 
-def expand_blocks(values: Tensor, tensor: Tensor, block_size: Sequence[int]) -> Tensor:
+def expand_blocks(values: Tensor, tensor: Tensor, block_size: Sequence[int] | None) -> Tensor:
     """Repeat each entry of ``values`` over its block; the result broadcasts to ``tensor``."""
+    if block_size is None:
+        return values
     first = tensor.dim() - values.dim()
     for dim, size in enumerate(block_size):
         whole = tensor.shape[first + dim] // values.shape[dim]

@@ -10,7 +10,11 @@ from torch import Tensor
 from aimet_torch.common.defs import EncodingType, Float
 from aimet_torch.quantization.affine.functional import expand_blocks
 from aimet_torch.quantization.base import EncodingBase, plain_tensor
-from aimet_torch.quantization.float.format import largest, round_to_format
+from aimet_torch.quantization.float.format import (
+    largest,
+    quantize_dequantize,
+    round_to_format,
+)
 
 __all__ = ["FloatEncoding"]
 
@@ -80,20 +84,22 @@ class FloatEncoding(EncodingBase):
         """Largest real number."""
         return self.scale * largest(self.format)
 
-    def _scale_of(self, input: Tensor) -> Tensor:
-        if self.block_size is None:
-            return self.scale
-        return expand_blocks(self.scale, input, list(self.block_size))
-
     def quantize(self, input: Tensor) -> Tensor:
         """Divide by the scale and round to the format; same dtype as ``input``."""
         input = plain_tensor(input)
-        return round_to_format((input / self._scale_of(input)).to(input.dtype), self.format)
+        # The quotient of a half-precision tensor is not rounded before it is rounded to the format.
+        values = input if input.dtype == torch.float64 else input.float()
+        ratio = values / expand_blocks(self.scale, input, self.block_size)
+        return round_to_format(ratio, self.format).to(input.dtype)
 
     def dequantize(self, input: Tensor) -> Tensor:
         """Multiply by the scale; same dtype as ``input``."""
         input = plain_tensor(input)
-        return (input * self._scale_of(input)).to(input.dtype)
+        return (input * expand_blocks(self.scale, input, self.block_size)).to(input.dtype)
+
+    def quantize_dequantize(self, input: Tensor) -> Tensor:
+        """Round real numbers to those the format and the scale can represent."""
+        return quantize_dequantize(plain_tensor(input), self.format, self.scale, self.block_size)
 
     def rescale(self: Self, factor: float) -> Self:
         """Return the encoding of values that are ``factor`` (positive) times as large."""

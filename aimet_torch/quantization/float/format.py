@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aimet_torch import ops
 from aimet_torch.common.defs import Float
-from aimet_torch.quantization.base import is_tracing
 
 __all__ = ["format_of_dtype", "largest", "round_to_format", "torch_dtype"]
 
@@ -39,32 +39,38 @@ def format_of_dtype(dtype: torch.dtype) -> Float:
     return _FORMATS[dtype]
 
 
-def _exponent_bias(format: Float) -> int:
-    return 2 ** (format.exponent_bits - 1) - 1
-
-
 def largest(format: Float) -> float:
     """Return the largest finite number.
 
     IEEE formats keep the top exponent for infinities and NaN. Finite ones use it for numbers; with
     eight bits one pattern of it is NaN (OCP 8-bit floating point specification, 2023), with fewer
-    bits none (OCP microscaling formats, 2023).
-
-    Raises:
-        NotImplementedError: an unsigned zero in a format that torch does not have.
+    bits none (OCP microscaling formats, 2023). Formats with an unsigned zero have NaN in the
+    pattern of the negative one, and a bias larger by one.
     """
-    dtype = torch_dtype(format)
-    if dtype is not None:
-        return float(torch.finfo(dtype).max)
-    if format.unsigned_zero:
-        raise NotImplementedError(f"float format: `unsigned_zero` is not supported in {format}")
-    top = 2**format.exponent_bits - 1 - _exponent_bias(format)
+    bias = 2 ** (format.exponent_bits - 1) - (0 if format.unsigned_zero else 1)
+    top = 2**format.exponent_bits - 1 - bias
     mantissa = 2 - 2.0**-format.mantissa_bits
-    if not format.finite:
+    if not format.finite and not format.unsigned_zero:
         top -= 1
-    elif format.bits >= 8:
+    elif format.bits >= 8 and not format.unsigned_zero:
         mantissa -= 2.0**-format.mantissa_bits
     return float(mantissa * 2.0**top)
+
+
+def quantize_dequantize(
+    input: Tensor, format: Float, scale: Tensor, block_size: tuple[int, ...] | None = None
+) -> Tensor:
+    """Round ``input / scale`` to ``format``, saturating, and multiply by ``scale``."""
+    return ops.quantize_dequantize_float(
+        input,
+        scale,
+        format.exponent_bits,
+        format.mantissa_bits,
+        format.finite,
+        format.unsigned_zero,
+        True,
+        block_size,
+    )
 
 
 def round_to_format(input: Tensor, format: Float) -> Tensor:
@@ -72,26 +78,4 @@ def round_to_format(input: Tensor, format: Float) -> Tensor:
 
     NaN stays NaN. The gradient is that of the clamp (straight-through).
     """
-    limit = largest(format)
-    clamped = input.clamp(-limit, limit)
-    with torch.no_grad():
-        dtype = torch_dtype(format)
-        if dtype is not None:
-            rounded = clamped.to(dtype).to(input.dtype)
-        else:
-            rounded = _round_mantissa(clamped, format)
-    # A traced graph must not depend on whether gradients were on.
-    if not clamped.requires_grad and not is_tracing():
-        return rounded
-    # Casting back and forth inside the graph would round the gradient to the small format too.
-    return rounded + (clamped - clamped.detach())
-
-
-def _round_mantissa(input: Tensor, format: Float) -> Tensor:
-    values = input if input.dtype == torch.float64 else input.float()
-    _, exponent = torch.frexp(values)  # |value| = mantissa * 2**exponent, 0.5 <= mantissa < 1
-    smallest = 1 - _exponent_bias(format)  # exponent of the subnormal numbers
-    step = torch.ldexp(
-        torch.ones_like(values), (exponent - 1).clamp(min=smallest) - format.mantissa_bits
-    )
-    return (torch.round(values / step) * step).to(input.dtype)
+    return quantize_dequantize(input, format, torch.ones((), device=input.device))

@@ -15,7 +15,7 @@ from aimet_torch.quantization.float.encoding import FloatEncoding
 from aimet_torch.quantization.float.format import (
     format_of_dtype,
     largest,
-    round_to_format,
+    quantize_dequantize,
     torch_dtype,
 )
 from aimet_torch.quantization.tensor import DequantizedTensor
@@ -51,6 +51,7 @@ class FloatQuantizeDequantize(QuantizerBase):
     """
 
     maxval: Tensor
+    _unit: Tensor
     _range_names = ("maxval",)
 
     def __init__(
@@ -94,6 +95,7 @@ class FloatQuantizeDequantize(QuantizerBase):
             torch.full(self.shape, torch.nan if is_scaled else limit),
             persistent=is_scaled,
         )
+        self.register_buffer("_unit", torch.ones(()), persistent=False)
         self._initialized = not is_scaled
 
     # -- format ---------------------------------------------------------------------------------
@@ -218,14 +220,15 @@ class FloatQuantizeDequantize(QuantizerBase):
             self.observe(input)
             return input
         if self.encoding_analyzer is None and not self.shape:
-            return round_to_format(input, self.format)
+            return quantize_dequantize(input, self.format, self._unit)
         if not self.is_initialized():
             issue = f" (last time: {self.calibration_issue})" if self.calibration_issue else ""
             raise RuntimeError(
                 f"{type(self).__name__}: there is no range to quantize with; pass data through the "
                 f"quantizer within `compute_encodings()`{issue}"
             )
-        return self._encoding(self.maxval).quantize_dequantize(input)
+        scale = self._scale(self.maxval)
+        return quantize_dequantize(input, self.format, scale, self.block_size)
 
     def forward(self, input: Tensor) -> Tensor:
         """Round ``input`` to the format.

@@ -3,6 +3,7 @@
 // compute type (double for kFloat64, else float) unless said otherwise.
 #pragma once
 
+#include "aimet/core/float_format.h"
 #include "aimet/core/geometry.h"
 
 #include <cstdint>
@@ -34,6 +35,49 @@ struct AffineBackwardArguments {
   double qmin;
   double qmax;
   bool is_streamed = false;  // grad_input past the caches
+};
+
+struct FloatFormatArguments {
+  const void* input;
+  void* output;
+  std::uint8_t* mask;  // one bit an element, 1 = not beyond the largest number; null: not wanted
+  const void* scale;   // (channels)
+  Shape shape;
+  FloatGrid grid;
+  bool is_streamed = false;
+};
+
+struct FloatFormatBackwardArguments {
+  const void* grad;
+  const void* input;
+  void* grad_input;  // null: not wanted
+  const void* scale;
+  double* partial_scale;  // (partial_count)
+  Reduction reduction;
+  FloatGrid grid;
+  bool is_streamed = false;
+};
+
+// `input` is (outer, length, inner) in memory order; a block is up to `block` elements along the
+// middle one. `scale` is (outer, blocks of the length, inner).
+struct MicroscalingArguments {
+  const void* input;
+  void* output;
+  std::uint8_t* mask;        // as above, and zero before; null: not wanted
+  void* scale;               // of the compute type; null: not wanted
+  const void* tensor_scale;  // one value: NVFP4; null: scales are powers of two
+  std::int64_t outer;
+  std::int64_t length;
+  std::int64_t inner;
+  std::int64_t block;
+  FloatGrid grid;
+  bool is_streamed = false;
+
+  AIMET_HOST_DEVICE std::int64_t blocks() const { return (length + block - 1) / block; }
+  // Blocks beside each other in memory are worked on together, kColumns of them at most.
+  static constexpr std::int64_t kColumns = 128;
+  AIMET_HOST_DEVICE std::int64_t tiles() const { return (inner + kColumns - 1) / kColumns; }
+  AIMET_HOST_DEVICE std::int64_t units() const { return outer * blocks() * tiles(); }
 };
 
 struct MinMaxArguments {

@@ -4,6 +4,7 @@
 #include "aimet/core/affine.h"
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
+#include "aimet/cpu/mask_bits.h"
 #include "aimet/cpu/runs.h"
 #include "aimet/cpu/streams.h"
 
@@ -19,22 +20,6 @@ AIMET_HOST_DEVICE T apply(T x, const core::AffineParams<T>& params, std::uint8_t
   const T unclamped = core::unclamped_code(x, params);
   *flag = core::is_inside_grid(unclamped, params) ? 1 : 0;
   return core::dequantize(core::clamp(unclamped, params.qmin, params.qmax), params);
-}
-
-// Packs bytes of 0 or 1 into bits; the bits beyond `count` in the last byte are 0.
-void pack_bits(const std::uint8_t* flags, std::int64_t count, std::uint8_t* bits) {
-  std::int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    std::uint64_t eight;
-    __builtin_memcpy(&eight, flags + i, 8);
-    // Each product bit 56 + j receives flag j alone: no two of the shifted copies meet in one bit.
-    bits[i / 8] = static_cast<std::uint8_t>((eight * 0x0102040810204080u) >> 56);
-  }
-  if (i < count) {
-    unsigned last = 0;
-    for (std::int64_t j = i; j < count; ++j) last |= static_cast<unsigned>(flags[j]) << (j - i);
-    bits[i / 8] = static_cast<std::uint8_t>(last);
-  }
 }
 
 template <AffineMode mode, bool with_mask, typename Element>

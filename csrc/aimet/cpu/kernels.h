@@ -20,9 +20,12 @@ using core::AffineArguments;
 using core::AffineBackwardArguments;
 using core::AffineMode;
 using core::ElementType;
+using core::FloatFormatArguments;
+using core::FloatFormatBackwardArguments;
 using core::HistogramArguments;
 using core::kChunk;
 using core::kShortRun;
+using core::MicroscalingArguments;
 using core::MinMaxArguments;
 using core::Reduction;
 using core::Shape;
@@ -63,6 +66,14 @@ struct KernelTable {
   // Tasks [begin, end) of the reduction.
   void (*affine_backward)(ElementType, const AffineBackwardArguments&, std::int64_t begin,
                           std::int64_t end);
+  // As `affine`, for floating-point formats.
+  void (*float_format)(ElementType, const FloatFormatArguments&, std::int64_t begin,
+                       std::int64_t end);
+  void (*float_format_backward)(ElementType, const FloatFormatBackwardArguments&,
+                                std::int64_t begin, std::int64_t end);
+  // Units [begin, end) of the arguments: each block's scale, then its elements.
+  void (*microscaling)(ElementType, const MicroscalingArguments&, std::int64_t begin,
+                       std::int64_t end);
   // Minimum and maximum of the finite values; +inf/-inf where there is none.
   void (*min_max)(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);
   // Adds the finite values of the box to `counts` (channels, bin_count); bins: core/histogram.h.

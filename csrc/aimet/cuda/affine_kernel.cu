@@ -1,7 +1,7 @@
 // Quantize, dequantize and quantize-dequantize, and the mask of the straight-through gradient. A
 // thread takes 16 bytes at a time; formulas are core/affine.h's.
 #include "aimet/core/affine.h"
-#include "aimet/cuda/elements.cuh"
+#include "aimet/cuda/channels.cuh"
 #include "aimet/cuda/kernels.h"
 #include "aimet/cuda/launch.cuh"
 
@@ -13,110 +13,42 @@ namespace {
 using core::AffineArguments;
 using core::AffineMode;
 
-// Scale and offset of successive elements of a (outer, channels, inner) tensor.
-template <typename T>
-class ChannelCursor {
- public:
-  __device__ __forceinline__ ChannelCursor(const AffineArguments& a, T qmin, T qmax)
-      : scale_(static_cast<const T*>(a.scale)),
-        offset_(static_cast<const T*>(a.offset)),
-        shape_(a.shape) {
-    params_ = {T(1), T(0), qmin, qmax};
-    if (shape_.channels == 1) load_channel();
-  }
-
-  __device__ __forceinline__ void seek(std::int64_t index) {
-    if (shape_.channels == 1) return;
-    const std::int64_t run = divide(index, shape_.inner);
-    position_ = index - run * shape_.inner;
-    channel_ = run - divide(run, shape_.channels) * shape_.channels;
-    load_channel();
-  }
-
-  __device__ __forceinline__ const core::AffineParams<T>& params() const { return params_; }
-
-  __device__ __forceinline__ void advance() {
-    if (shape_.channels == 1 || ++position_ < shape_.inner) return;
-    position_ = 0;
-    if (++channel_ == shape_.channels) channel_ = 0;
-    load_channel();
-  }
-
- private:
-  __device__ __forceinline__ void load_channel() {
-    params_.scale = scale_[channel_];
-    params_.offset = offset_[channel_];
-  }
-
-  const T* scale_;
-  const T* offset_;
-  core::Shape shape_;
-  std::int64_t channel_ = 0;
-  std::int64_t position_ = 0;
-  core::AffineParams<T> params_;
-};
-
 template <AffineMode mode, bool with_mask, typename T>
-__device__ __forceinline__ T apply(T x, const core::AffineParams<T>& params, unsigned& flag) {
-  if constexpr (mode == AffineMode::kDequantize) {
-    return core::dequantize(x, params);
-  } else if constexpr (mode == AffineMode::kQuantize) {
-    return core::quantize(x, params);
-  } else if constexpr (!with_mask) {
-    return core::quantize_dequantize(x, params);
-  } else {
-    const T unclamped = core::unclamped_code(x, params);
-    flag = core::is_inside_grid(unclamped, params) ? 1u : 0u;
-    return core::dequantize(core::clamp(unclamped, params.qmin, params.qmax), params);
-  }
-}
+struct AffineMap {
+  const T* scale;
+  const T* offset;
+  core::AffineParams<T> params;
 
-// Elements of the pack that starts at `first`.
-template <typename Element>
-__device__ __forceinline__ int pack_length(std::int64_t first, std::int64_t count) {
-  const std::int64_t left = count - first;
-  return left >= Pack<Element>::kSize ? Pack<Element>::kSize
-                                      : (left > 0 ? static_cast<int>(left) : 0);
-}
+  __device__ __forceinline__ explicit AffineMap(const AffineArguments& a)
+      : scale(static_cast<const T*>(a.scale)),
+        offset(static_cast<const T*>(a.offset)),
+        params{T(1), T(0), static_cast<T>(a.qmin), static_cast<T>(a.qmax)} {}
+
+  __device__ __forceinline__ void begin_channel(std::int64_t channel) {
+    params.scale = scale[channel];
+    params.offset = offset[channel];
+  }
+
+  __device__ __forceinline__ T operator()(T x, unsigned& flag) const {
+    if constexpr (mode == AffineMode::kDequantize) {
+      return core::dequantize(x, params);
+    } else if constexpr (mode == AffineMode::kQuantize) {
+      return core::quantize(x, params);
+    } else if constexpr (!with_mask) {
+      return core::quantize_dequantize(x, params);
+    } else {
+      const T unclamped = core::unclamped_code(x, params);
+      flag = core::is_inside_grid(unclamped, params) ? 1u : 0u;
+      return core::dequantize(core::clamp(unclamped, params.qmin, params.qmax), params);
+    }
+  }
+};
 
 template <AffineMode mode, bool with_mask, typename Element>
 __global__ void affine_kernel(AffineArguments a, std::int64_t count) {
-  using T = Compute<Element>;
-  constexpr int kSize = Pack<Element>::kSize;
-  const Element* input = static_cast<const Element*>(a.input);
-  Element* output = static_cast<Element*>(a.output);
-  const bool is_input_aligned = is_pack_aligned(input);
-  const bool is_output_aligned = is_pack_aligned(output);
-  ChannelCursor<T> cursor(a, static_cast<T>(a.qmin), static_cast<T>(a.qmax));
-  const std::int64_t packs = (count + kSize - 1) / kSize;
-  const int lane = threadIdx.x % kWarpSize;
-
-  // Whole warps stay in the loop: the mask's bytes are put together across lanes.
-  for (std::int64_t pack = thread_index(); pack - lane < packs; pack += thread_total()) {
-    const std::int64_t first = pack * kSize;
-    const int length = pack_length<Element>(first, count);
-    unsigned flags = 0;
-    if (length > 0) {
-      Pack<Element> values = load_pack(input + first, length, is_input_aligned);
-      cursor.seek(first);
-#pragma unroll
-      for (int k = 0; k < kSize; ++k) {
-        unsigned flag = 0;
-        assign(values.values[k],
-               apply<mode, with_mask>(to_compute(values.values[k]), cursor.params(), flag));
-        if (k < length) flags |= flag << k;
-        cursor.advance();
-      }
-      store_pack(values, output + first, length, is_output_aligned);
-    }
-    if constexpr (with_mask) {
-#pragma unroll
-      for (int width = kSize; width < 8; width *= 2) {
-        flags |= __shfl_down_sync(kFullWarp, flags, width / kSize) << width;
-      }
-      if (first % 8 == 0 && first < count) a.mask[first / 8] = static_cast<std::uint8_t>(flags);
-    }
-  }
+  AffineMap<mode, with_mask, Compute<Element>> map(a);
+  map_elements<with_mask>(static_cast<const Element*>(a.input), static_cast<Element*>(a.output),
+                          a.mask, a.shape, count, map);
 }
 
 template <typename Bits>

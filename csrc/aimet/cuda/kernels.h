@@ -35,6 +35,18 @@ int launch_sum_partials(const double* partials, const core::Reduction& reduction
 int launch_sum_members(const double* values, const std::int64_t* members, std::int64_t count,
                        std::int64_t size, double* sums, void* stream);
 
+// Elements [0, count): rounding to floating-point formats.
+int launch_float_format(core::ElementType type, const core::FloatFormatArguments& arguments,
+                        std::int64_t count, void* stream);
+
+// grad_input, and the partial sums of the reduction's tasks.
+int launch_float_format_backward(core::ElementType type,
+                                 const core::FloatFormatBackwardArguments& arguments, void* stream);
+
+// Each block's scale, its elements, and the mask; `scale` is wanted.
+int launch_microscaling(core::ElementType type, const core::MicroscalingArguments& arguments,
+                        void* stream);
+
 // Minimum and maximum of the finite values per task of the reduction; +inf/-inf where there is
 // none.
 int launch_min_max(core::ElementType type, const core::MinMaxArguments& arguments, void* stream);

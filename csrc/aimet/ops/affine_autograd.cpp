@@ -6,7 +6,6 @@
 #include "aimet/ops/autograd.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/where.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -17,19 +16,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Masks are in memory order, so gradients have to have the strides of the output.
-void save_layout(AutogradContext* context, const at::Tensor& output) {
-  context->saved_data["sizes"] = output.sym_sizes();
-  context->saved_data["strides"] = output.sym_strides();
-}
-
-at::Tensor in_saved_layout(AutogradContext* context, const at::Tensor& grad) {
-  const auto strides = context->saved_data["strides"].toSymIntVector();
-  if (grad.sym_strides() == c10::SymIntArrayRef(strides)) return grad;
-  const auto sizes = context->saved_data["sizes"].toSymIntVector();
-  return at::empty_strided_symint(sizes, strides, grad.options()).copy_(grad);
-}
-
 // Only the input needs a gradient.
 struct QuantizeDequantizeInput : torch::autograd::Function<QuantizeDequantizeInput> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& input,
@@ -39,13 +25,13 @@ struct QuantizeDequantizeInput : torch::autograd::Function<QuantizeDequantizeInp
     auto [output, mask] =
         quantize_dequantize_mask(input, scale, offset, qmin, qmax, ops::view_of(block_size));
     context->save_for_backward({mask});
-    save_layout(context, output);
+    ops::save_layout(context, output);
     return output;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const at::Tensor mask = context->get_saved_variables()[0];
-    const at::Tensor grad = in_saved_layout(context, grads[0]);
+    const at::Tensor grad = ops::in_saved_layout(context, grads[0]);
     return {quantize_dequantize_mask_backward(grad, mask), {}, {}, {}, {}, {}};
   }
 };
@@ -57,13 +43,13 @@ struct MaskSelection : torch::autograd::Function<MaskSelection> {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     at::Tensor output = quantize_dequantize_mask_backward(grad, mask);
     context->save_for_backward({mask});
-    save_layout(context, output);
+    ops::save_layout(context, output);
     return output;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const at::Tensor mask = context->get_saved_variables()[0];
-    return {quantize_dequantize_mask_backward(in_saved_layout(context, grads[0]), mask), {}};
+    return {quantize_dequantize_mask_backward(ops::in_saved_layout(context, grads[0]), mask), {}};
   }
 };
 

@@ -91,6 +91,30 @@ Affine affine_of(const at::Tensor& input, const at::Tensor& scale, const at::Ten
   return {input.to(type), parameter(scale), parameter(offset)};
 }
 
+at::Tensor result_like(const at::Tensor& input, const at::Tensor& values) {
+  return at::empty_like(input).copy_(values);
+}
+
+namespace {
+
+at::Tensor bit_weights(const at::Tensor& like) {
+  return at::arange(8, like.options().dtype(at::kByte));
+}
+
+// A one-dimensional view of the elements in memory order; `tensor` has no gaps.
+at::Tensor in_memory_order(const at::Tensor& tensor) {
+  return tensor.as_strided_symint({tensor.sym_numel()}, {1});
+}
+
+}  // namespace
+
+at::Tensor packed_mask(const at::Tensor& output, const at::Tensor& inside) {
+  at::Tensor flags = at::empty_like(output, output.options().dtype(at::kByte)).copy_(inside);
+  const c10::SymInt missing = (8 - flags.sym_numel() % 8) % 8;
+  flags = at::constant_pad_nd_symint(in_memory_order(flags), {0, missing}, 0).view({-1, 8});
+  return flags.bitwise_left_shift(bit_weights(flags)).sum({1}, false, at::kByte);
+}
+
 at::Tensor gradient_of_parameter(const at::Tensor& values, const at::Tensor& parameter,
                                  c10::SymIntArrayRef scale_sizes) {
   at::Tensor sums = sum_to_blocks(values, scale_sizes);
@@ -113,16 +137,12 @@ at::Tensor inside(const at::Tensor& codes, std::int64_t qmin, std::int64_t qmax)
   return (codes >= qmin).logical_and_(codes <= qmax);
 }
 
-at::Tensor result_like(const at::Tensor& input, const at::Tensor& values) {
-  return at::empty_like(input).copy_(values);  // dtype and memory order of the input
-}
-
 at::Tensor quantize_composite(const at::Tensor& input, const at::Tensor& scale,
                               const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
                               at::OptionalIntArrayRef block_size) {
   ops::check_affine("quantize", input, scale, offset, block_size);
   ops::check_grid("quantize", qmin, qmax);
-  return result_like(input,
+  return ops::result_like(input,
                      codes(ops::affine_of(input, scale, offset, block_size)).clamp_(qmin, qmax));
 }
 
@@ -130,7 +150,7 @@ at::Tensor dequantize_composite(const at::Tensor& input, const at::Tensor& scale
                                 const at::Tensor& offset, at::OptionalIntArrayRef block_size) {
   ops::check_affine("dequantize", input, scale, offset, block_size);
   const ops::Affine a = ops::affine_of(input, scale, offset, block_size);
-  return result_like(input, (a.input + a.offset) * a.scale);
+  return ops::result_like(input, (a.input + a.offset) * a.scale);
 }
 
 std::tuple<at::Tensor, at::Tensor> values_and_codes(const at::Tensor& input,
@@ -142,7 +162,7 @@ std::tuple<at::Tensor, at::Tensor> values_and_codes(const at::Tensor& input,
   ops::check_grid("quantize_dequantize", qmin, qmax);
   const ops::Affine a = ops::affine_of(input, scale, offset, block_size);
   const at::Tensor unclamped = codes(a);
-  return {result_like(input, (unclamped.clamp(qmin, qmax) + a.offset) * a.scale), unclamped};
+  return {ops::result_like(input, (unclamped.clamp(qmin, qmax) + a.offset) * a.scale), unclamped};
 }
 
 at::Tensor quantize_dequantize_composite(const at::Tensor& input, const at::Tensor& scale,
@@ -151,25 +171,12 @@ at::Tensor quantize_dequantize_composite(const at::Tensor& input, const at::Tens
   return std::get<0>(values_and_codes(input, scale, offset, qmin, qmax, block_size));
 }
 
-at::Tensor bit_weights(const at::Tensor& like) {
-  return at::arange(8, like.options().dtype(at::kByte));
-}
-
-// A one-dimensional view of the elements in memory order; `tensor` has no gaps.
-at::Tensor in_memory_order(const at::Tensor& tensor) {
-  return tensor.as_strided_symint({tensor.sym_numel()}, {1});
-}
-
 std::tuple<at::Tensor, at::Tensor> mask_composite(const at::Tensor& input, const at::Tensor& scale,
                                                   const at::Tensor& offset, std::int64_t qmin,
                                                   std::int64_t qmax,
                                                   at::OptionalIntArrayRef block_size) {
   auto [output, unclamped] = values_and_codes(input, scale, offset, qmin, qmax, block_size);
-  at::Tensor flags = at::empty_like(output, output.options().dtype(at::kByte))
-                         .copy_(inside(unclamped, qmin, qmax));
-  const c10::SymInt missing = (8 - flags.sym_numel() % 8) % 8;
-  flags = at::constant_pad_nd_symint(in_memory_order(flags), {0, missing}, 0).view({-1, 8});
-  at::Tensor mask = flags.bitwise_left_shift(bit_weights(flags)).sum({1}, false, at::kByte);
+  at::Tensor mask = ops::packed_mask(output, inside(unclamped, qmin, qmax));
   return {output, mask};
 }
 
@@ -177,10 +184,10 @@ at::Tensor mask_backward_composite(const at::Tensor& grad, const at::Tensor& mas
   const at::Tensor dense =
       grad.is_non_overlapping_and_dense() ? grad : at::empty_like(grad).copy_(grad);
   const at::Tensor bits =
-      at::bitwise_right_shift(mask.unsqueeze(1), bit_weights(mask)).bitwise_and(1).view({-1});
+      at::bitwise_right_shift(mask.unsqueeze(1), ops::bit_weights(mask)).bitwise_and(1).view({-1});
   const at::Tensor flags = bits.narrow_symint(0, 0, dense.sym_numel()).to(at::kBool);
   at::Tensor output = at::empty_like(dense);
-  in_memory_order(output).copy_(at::where(flags, in_memory_order(dense), 0));
+  ops::in_memory_order(output).copy_(at::where(flags, ops::in_memory_order(dense), 0));
   return output;
 }
 
@@ -197,7 +204,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_composite(
   const at::Tensor mask = inside(unclamped, qmin, qmax);
   const at::Tensor g = grad.to(a.input.scalar_type());
   at::Tensor grad_input =
-      output_mask[0] ? result_like(input, at::where(mask, g, 0)) : at::empty({0}, input.options());
+      output_mask[0] ? ops::result_like(input, at::where(mask, g, 0)) : at::empty({0}, input.options());
   at::Tensor grad_scale = at::empty({0}, scale.options());
   if (output_mask[1]) {
     const at::Tensor limit = unclamped.clamp(qmin, qmax) + a.offset;

@@ -43,6 +43,12 @@ struct Affine {
 Affine affine_of(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
                  at::OptionalIntArrayRef block_size);
 
+// `values` in the dtype and the memory order of `input`.
+at::Tensor result_like(const at::Tensor& input, const at::Tensor& values);
+
+// The mask of `inside` (bool), one bit an element in the memory order of `output`.
+at::Tensor packed_mask(const at::Tensor& output, const at::Tensor& inside);
+
 // Sums `values` to the shape and dtype of `parameter`, which belongs to a scale of `scale_sizes`.
 at::Tensor gradient_of_parameter(const at::Tensor& values, const at::Tensor& parameter,
                                  c10::SymIntArrayRef scale_sizes);

@@ -117,21 +117,6 @@ at::Tensor mask_backward_cpu(const at::Tensor& grad, const at::Tensor& mask) {
   return output;
 }
 
-// Adds up the partial sums of each channel in kPartialLanes lanes: the order of the CUDA kernel.
-at::Tensor sum_partials(const at::Tensor& partials, const cpu::Reduction& reduction) {
-  const std::int64_t channels = reduction.shape.channels;
-  at::Tensor sums = at::empty({channels}, partials.options());
-  const double* source = partials.const_data_ptr<double>();
-  double* target = sums.mutable_data_ptr<double>();
-  const std::int64_t partials_per_channel = reduction.groups() * reduction.partials_per_group();
-  at::parallel_for(0, channels, ops::task_grain(partials_per_channel),
-                   [&](std::int64_t begin, std::int64_t end) {
-                     for (std::int64_t c = begin; c < end; ++c)
-                       target[c] = core::sum_of_channel(source, reduction, c);
-                   });
-  return sums;
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
     const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
     const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
@@ -173,9 +158,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
                            const at::Tensor& parameter) {
     if (!is_wanted) return at::empty({0}, parameter.options());
     at::Tensor sums =
-        ops::sum_to_parameter(sum_partials(partials, reduction), parameters.layout, scale.sizes());
+        ops::sum_to_parameter(ops::sum_partials(partials, reduction), parameters.layout, scale.sizes());
     if (parameter.numel() == 1) {
-      sums = sum_partials(sums.flatten(), {{1, 1, sums.numel() * cpu::kChunk}})
+      sums = ops::sum_partials(sums.flatten(), {{1, 1, sums.numel() * cpu::kChunk}})
                  .reshape(parameter.sizes());
     }
     return sums.to(parameter.scalar_type());

@@ -109,33 +109,6 @@ at::Tensor mask_backward_cuda(const at::Tensor& grad, const at::Tensor& mask) {
   return output;
 }
 
-at::Tensor sum_partials(const at::Tensor& partials, const core::Reduction& reduction,
-                        const ops::CudaLaunch& launch) {
-  at::Tensor sums = at::empty({reduction.shape.channels}, partials.options());
-  launch.check(cuda::launch_sum_partials(partials.const_data_ptr<double>(), reduction,
-                                         sums.mutable_data_ptr<double>(), launch.stream()));
-  return sums;
-}
-
-// The gradient of a parameter from its channels' sums, or, for an offset of one element, the sum
-// over all parameters.
-at::Tensor sum_to_parameter(const at::Tensor& channel_sums, const ops::ChannelLayout& layout,
-                            at::IntArrayRef scale_sizes, const at::Tensor& parameter,
-                            const ops::CudaLaunch& launch) {
-  at::Tensor sums = channel_sums;
-  if (!layout.parameter_of.empty()) {
-    const std::int64_t count = c10::multiply_integers(scale_sizes);
-    const at::Tensor members = ops::members_of_parameters(layout, count, channel_sums.device());
-    sums = at::empty({count}, channel_sums.options());
-    launch.check(cuda::launch_sum_members(
-        channel_sums.const_data_ptr<double>(), members.const_data_ptr<std::int64_t>(), count,
-        members.size(1), sums.mutable_data_ptr<double>(), launch.stream()));
-  }
-  if (parameter.numel() == 1)
-    sums = sum_partials(sums, {{1, 1, sums.numel() * core::kChunk}}, launch);
-  return sums.reshape(parameter.sizes()).to(parameter.options());
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(
     const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
     const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
@@ -172,8 +145,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cuda(
   const auto reduced = [&](bool is_wanted, const at::Tensor& partials,
                            const at::Tensor& parameter) {
     if (!is_wanted) return at::empty({0}, parameter.options());
-    return sum_to_parameter(sum_partials(partials, reduction, launch), parameters.layout,
-                            scale.sizes(), parameter, launch);
+    return ops::sum_to_parameter_cuda(ops::sum_partials_cuda(partials, reduction, launch),
+                                      parameters.layout, scale.sizes(), parameter, launch);
   };
   return {grad_input, reduced(output_mask[1], partial_scale, scale),
           reduced(output_mask[2], partial_offset, offset)};

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_strided.h>
 #include <c10/util/OptionalArrayRef.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -32,6 +33,19 @@ inline bool needs_gradient(std::initializer_list<at::Tensor> tensors) {
     if (tensor.requires_grad()) return true;
   }
   return false;
+}
+
+// Masks are in memory order, so gradients have to have the strides of the output.
+inline void save_layout(torch::autograd::AutogradContext* context, const at::Tensor& output) {
+  context->saved_data["sizes"] = output.sym_sizes();
+  context->saved_data["strides"] = output.sym_strides();
+}
+
+inline at::Tensor in_saved_layout(torch::autograd::AutogradContext* context, const at::Tensor& grad) {
+  const auto strides = context->saved_data["strides"].toSymIntVector();
+  if (grad.sym_strides() == c10::SymIntArrayRef(strides)) return grad;
+  const auto sizes = context->saved_data["sizes"].toSymIntVector();
+  return at::empty_strided_symint(sizes, strides, grad.options()).copy_(grad);
 }
 
 struct SavedGrid {

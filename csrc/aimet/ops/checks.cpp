@@ -79,22 +79,23 @@ void check_affine(const char* op, const at::Tensor& input, const at::Tensor& sca
 namespace {
 
 template <typename T>
-void check_each(const char* op, const T* values, std::int64_t count) {
+void check_each(const char* op, const char* argument, const T* values, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) {
     TORCH_CHECK_VALUE(values[i] > 0 && std::isfinite(values[i]), op,
-                      ": `scale` must be positive and finite, got ", values[i],
+                      ": `", argument,
+                      "` must be positive and finite, got ", values[i],
                       "; compute the encodings before quantizing");
   }
 }
 
 }  // namespace
 
-void check_scale_values(const char* op, const at::Tensor& scale) {
+void check_scale_values(const char* op, const at::Tensor& scale, const char* argument) {
   if (scale.numel() > kCheckedScaleCount) return;
   if (scale.scalar_type() == at::kDouble) {
-    check_each(op, scale.const_data_ptr<double>(), scale.numel());
+    check_each(op, argument, scale.const_data_ptr<double>(), scale.numel());
   } else {
-    check_each(op, scale.const_data_ptr<float>(), scale.numel());
+    check_each(op, argument, scale.const_data_ptr<float>(), scale.numel());
   }
 }
 

@@ -31,8 +31,9 @@ void check_granularity(const char* op, const char* argument, c10::SymIntArrayRef
 void check_affine(const char* op, const at::Tensor& input, const at::Tensor& scale,
                   const at::Tensor& offset, at::OptionalIntArrayRef block_size);
 
-// ValueError for a scale <= 0, NaN or infinite. `scale`: CPU, contiguous, float or double.
-void check_scale_values(const char* op, const at::Tensor& scale);
+// ValueError for a scale <= 0, NaN or infinite. `scale`: CPU, contiguous, float or double; its name
+// is `argument`.
+void check_scale_values(const char* op, const at::Tensor& scale, const char* argument = "scale");
 
 // `min` and `max` have the same shape and floating dtype.
 void check_range(const char* op, const at::Tensor& min, const at::Tensor& max);

@@ -2,6 +2,7 @@
 
 #include "aimet/cuda/kernels.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/tensor.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -62,6 +63,31 @@ at::Tensor members_of_parameters(const ChannelLayout& layout, std::int64_t param
     members[parameter * per_parameter + found[parameter]++] = channel;
   }
   return at::tensor(members, at::kLong).reshape({parameter_count, per_parameter}).to(device);
+}
+
+at::Tensor sum_partials_cuda(const at::Tensor& partials, const core::Reduction& reduction,
+                        const CudaLaunch& launch) {
+  at::Tensor sums = at::empty({reduction.shape.channels}, partials.options());
+  launch.check(cuda::launch_sum_partials(partials.const_data_ptr<double>(), reduction,
+                                         sums.mutable_data_ptr<double>(), launch.stream()));
+  return sums;
+}
+
+at::Tensor sum_to_parameter_cuda(const at::Tensor& channel_sums, const ChannelLayout& layout,
+                            at::IntArrayRef scale_sizes, const at::Tensor& parameter,
+                            const CudaLaunch& launch) {
+  at::Tensor sums = channel_sums;
+  if (!layout.parameter_of.empty()) {
+    const std::int64_t count = c10::multiply_integers(scale_sizes);
+    const at::Tensor members = members_of_parameters(layout, count, channel_sums.device());
+    sums = at::empty({count}, channel_sums.options());
+    launch.check(cuda::launch_sum_members(
+        channel_sums.const_data_ptr<double>(), members.const_data_ptr<std::int64_t>(), count,
+        members.size(1), sums.mutable_data_ptr<double>(), launch.stream()));
+  }
+  if (parameter.numel() == 1)
+    sums = sum_partials_cuda(sums, {{1, 1, sums.numel() * core::kChunk}}, launch);
+  return sums.reshape(parameter.sizes()).to(parameter.options());
 }
 
 }  // namespace aimet::ops

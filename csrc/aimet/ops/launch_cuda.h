@@ -39,4 +39,14 @@ at::Tensor channel_values_cuda(const at::Tensor& parameter, const ChannelLayout&
 at::Tensor members_of_parameters(const ChannelLayout& layout, std::int64_t parameter_count,
                                  c10::Device device);
 
+// sum_partials() on the device.
+at::Tensor sum_partials_cuda(const at::Tensor& partials, const core::Reduction& reduction,
+                             const CudaLaunch& launch);
+
+// The gradient of a parameter from its channels' sums, or, for a parameter of one element, the sum
+// over all of them.
+at::Tensor sum_to_parameter_cuda(const at::Tensor& channel_sums, const ChannelLayout& layout,
+                                 at::IntArrayRef scale_sizes, const at::Tensor& parameter,
+                                 const CudaLaunch& launch);
+
 }  // namespace aimet::ops

@@ -1,5 +1,8 @@
 #include "aimet/ops/layout.h"
 
+#include "aimet/ops/kernel_choice.h"
+
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -142,6 +145,20 @@ at::Tensor sum_to_parameter(const at::Tensor& values, const ChannelLayout& layou
   for (std::size_t c = 0; c < layout.parameter_of.size(); ++c)
     target[layout.parameter_of[c]] += source[c];
   return result;
+}
+
+at::Tensor sum_partials(const at::Tensor& partials, const cpu::Reduction& reduction) {
+  const std::int64_t channels = reduction.shape.channels;
+  at::Tensor sums = at::empty({channels}, partials.options());
+  const double* source = partials.const_data_ptr<double>();
+  double* target = sums.mutable_data_ptr<double>();
+  const std::int64_t partials_per_channel = reduction.groups() * reduction.partials_per_group();
+  at::parallel_for(0, channels, task_grain(partials_per_channel),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     for (std::int64_t c = begin; c < end; ++c)
+                       target[c] = core::sum_of_channel(source, reduction, c);
+                   });
+  return sums;
 }
 
 cpu::ElementType element_type(const at::Tensor& tensor) {

@@ -42,6 +42,10 @@ at::Tensor channel_values(const at::Tensor& parameter, const ChannelLayout& layo
 at::Tensor sum_to_parameter(const at::Tensor& values, const ChannelLayout& layout,
                             at::IntArrayRef parameter_sizes);
 
+// The sums of the partial sums (double) of each channel, in kPartialLanes lanes: the order of the
+// CUDA kernel.
+at::Tensor sum_partials(const at::Tensor& partials, const cpu::Reduction& reduction);
+
 // Element type as the kernels call it, and the type they compute in.
 cpu::ElementType element_type(const at::Tensor& tensor);
 inline at::ScalarType compute_type(const at::Tensor& tensor) {

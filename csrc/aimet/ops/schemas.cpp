@@ -38,6 +38,37 @@ TORCH_LIBRARY(aimet, m) {
       "qmin, int qmax, int[]? block_size, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
       kTags);
 
+  // --- float_format.h: round(input / scale) * scale, to a floating-point format ---
+  m.def(
+      "quantize_dequantize_float(Tensor input, Tensor scale, int exponent_bits, int mantissa_bits, "
+      "bool finite=False, bool unsigned_zero=False, bool saturate=True, int[]? block_size=None) -> "
+      "Tensor",
+      kTags);
+  // The same and the mask of what is not beyond the largest number; its backward is
+  // _quantize_dequantize_mask_backward.
+  m.def(
+      "_quantize_dequantize_float_mask(Tensor input, Tensor scale, int exponent_bits, int "
+      "mantissa_bits, bool finite, bool unsigned_zero, bool saturate, int[]? block_size=None) -> "
+      "(Tensor output, Tensor mask)",
+      kTags);
+  // Gradients of input and scale; an empty tensor where output_mask is false.
+  m.def(
+      "_quantize_dequantize_float_backward(Tensor grad, Tensor input, Tensor scale, int "
+      "exponent_bits, int mantissa_bits, bool finite, bool unsigned_zero, bool saturate, int[]? "
+      "block_size, bool[2] output_mask) -> (Tensor, Tensor)",
+      kTags);
+
+  // --- microscaling.h: blocks along `axis` with scales that follow from their values: powers of
+  // two (MX) or, with `tensor_scale`, float8e4m3fn (NVFP4) ---
+  m.def(
+      "quantize_dequantize_microscaling(Tensor input, str element, int axis=-1, int block_size=32, "
+      "Tensor? tensor_scale=None) -> (Tensor output, Tensor scale)",
+      kTags);
+  m.def(
+      "_quantize_dequantize_microscaling_mask(Tensor input, str element, int axis, int block_size, "
+      "Tensor? tensor_scale=None) -> (Tensor output, Tensor scale, Tensor mask)",
+      kTags);
+
   // --- min_max.h: limits of the finite values, reduced to `shape` ---
   m.def("min_max(Tensor input, SymInt[] shape, int[]? block_size=None) -> (Tensor min, Tensor max)",
         kTags);

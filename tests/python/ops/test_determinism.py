@@ -20,6 +20,7 @@ import torch
 from aimet_torch import ops
 from tests.python.ops.cases import CASES, DTYPES, Case
 
+OPERATORS = torch.ops.aimet
 results = {}
 
 def record(name, *tensors):
@@ -49,6 +50,15 @@ def run(case, dtype, name):
     record(name, y, *torch.autograd.grad(y, (finite, scale, offset), grad))
     plain = ops.quantize_dequantize(x, scale.detach(), offset.detach(), -8, 7, blocks)
     record(name + "/plain", plain)
+    y = ops.quantize_dequantize_float(finite, scale, 4, 3, True, block_size=blocks)
+    record(name + "/float", y, *torch.autograd.grad(y, (finite, scale), grad))
+    record(name + "/float/plain", ops.quantize_dequantize_float(x, scale, 5, 10, block_size=blocks))
+    if x.dim() > 0:
+        for axis in (0, x.dim() - 1):
+            record(f"{name}/mx/{axis}", *OPERATORS._quantize_dequantize_microscaling_mask(
+                x, "float6e2m3", axis, 32))
+            record(f"{name}/nvfp4/{axis}", *OPERATORS._quantize_dequantize_microscaling_mask(
+                x, "float4e2m1", axis, 16, torch.tensor(0.003)))
     low, high = ops.min_max(x, case.scale_shape, blocks)
     counts = torch.zeros(*case.scale_shape, 128, dtype=torch.int64)
     ops.update_histogram_(counts, x, low, high, blocks)

@@ -93,6 +93,80 @@ SHARED: list[tuple[str, Arguments, type[Exception], str]] = [
         ValueError,
         "`scale` times `block_size` must give the shape of `input`",
     ),
+    (
+        "quantize_dequantize_float",
+        (X.int(), ONE, 5, 10),
+        TypeError,
+        "quantize_dequantize_float: `input` must be float16",
+    ),
+    (
+        "quantize_dequantize_float",
+        (X, torch.ones(5), 5, 10),
+        ValueError,
+        "quantize_dequantize_float: `scale` must broadcast against `input`",
+    ),
+    (
+        "quantize_dequantize_float",
+        (X, ONE, 9, 10),
+        ValueError,
+        "quantize_dequantize_float: `exponent_bits` must be 2 to 8, got 9",
+    ),
+    (
+        "quantize_dequantize_float",
+        (X, ONE, 5, 0),
+        ValueError,
+        "quantize_dequantize_float: `mantissa_bits` must be 1 to 23, got 0",
+    ),
+    (
+        "quantize_dequantize_float",
+        (X, ONE, 8, 3, True),
+        ValueError,
+        "with 8 `exponent_bits`, `finite` and `unsigned_zero` must be False: such numbers do not "
+        "fit into float32; use 7 bits or fewer",
+    ),
+    (
+        "quantize_dequantize_mx",
+        (X, "float8"),
+        ValueError,
+        "quantize_dequantize_microscaling: `element` must be float8e4m3fn, float8e5m2, float6e3m2, "
+        "float6e2m3, float4e2m1 or int8, got float8",
+    ),
+    (
+        "quantize_dequantize_mx",
+        (X.int(), "int8"),
+        TypeError,
+        "quantize_dequantize_microscaling: `input` must be float16",
+    ),
+    (
+        "quantize_dequantize_mx",
+        (ONE, "int8"),
+        ValueError,
+        "`input` must have a dimension to divide into blocks, got one number; reshape it to (1,)",
+    ),
+    (
+        "quantize_dequantize_mx",
+        (X, "int8", 2),
+        ValueError,
+        "`axis` must be a dimension of `input`, got axis=2 and input of shape [4, 6]",
+    ),
+    (
+        "quantize_dequantize_mx",
+        (X, "int8", 1, 2048),
+        ValueError,
+        "`block_size` must be 1 to 1024, got 2048",
+    ),
+    (
+        "quantize_dequantize_nvfp4",
+        (X, torch.ones(2)),
+        ValueError,
+        "`tensor_scale` must have one element, got shape [2]",
+    ),
+    (
+        "quantize_dequantize_nvfp4",
+        (X, ONE.int()),
+        TypeError,
+        "`tensor_scale` must be float16",
+    ),
     ("min_max", (X.int(), ()), TypeError, "min_max: `input` must be float16"),
     (
         "min_max",
@@ -248,3 +322,20 @@ def test_parts_of_the_gradient_check_their_arguments() -> None:
         operators._quantize_dequantize_mask_backward(X, torch.zeros(2, dtype=torch.uint8))
     with pytest.raises(ValueError, match="`grad` must have the shape of `input`, got"):
         operators._quantize_dequantize_backward(X[:2], X, ONE, ZERO, -8, 7, None, [True] * 3)
+    with pytest.raises(ValueError, match="`grad` must have the shape of `input`, got"):
+        operators._quantize_dequantize_float_backward(
+            X[:2], X, ONE, 4, 3, True, False, True, None, [True] * 2
+        )
+
+
+@pytest.mark.parametrize("value", [0.0, -1.5, float("nan"), float("inf")])
+def test_scales_of_floats_must_be_positive_and_finite(value: float) -> None:
+    message = f"`scale` must be positive and finite, got {value:g}"
+    for learns in (False, True):
+        with pytest.raises(ValueError, match=re.escape(f"quantize_dequantize_float: {message}")):
+            ops.quantize_dequantize_float(X, torch.tensor(value, requires_grad=learns), 5, 10)
+    message = f"`tensor_scale` must be positive and finite, got {value:g}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ops.quantize_dequantize_nvfp4(X, torch.tensor(value))
+    with pytest.raises(ValueError, match="`element` must be float4e2m1, got int8"):
+        torch.ops.aimet.quantize_dequantize_microscaling(X, "int8", -1, 16, ONE)

@@ -67,6 +67,33 @@ def samples_of(operator: str) -> list[tuple]:
             for case, x, s, o in affine_samples()
             for wanted in ([True, True, True], [True, False, False])
         ]
+    if operator in ("quantize_dequantize_float", "_quantize_dequantize_float_mask"):
+        inputs = [
+            (x, s, 4, 3, True, False, True, case.block_size) for case, x, s, _ in affine_samples()
+        ]
+        if operator.startswith("_"):
+            return inputs
+        learning = [
+            (x.clone().requires_grad_(), s.clone().requires_grad_(), *rest)
+            for x, s, *rest in inputs
+        ]
+        return [*inputs, *learning, (inputs[1][0].clone().requires_grad_(), *inputs[1][1:])]
+    if operator == "_quantize_dequantize_float_backward":
+        return [
+            (torch.randn_like(x), x, s, 5, 2, False, False, True, case.block_size, wanted)
+            for case, x, s, _ in affine_samples()
+            for wanted in ([True, True], [True, False])
+        ]
+    if operator.endswith(("microscaling", "microscaling_mask")):
+        inputs = [
+            (x, element, axis, 16, scale)
+            for _, x, _, _ in affine_samples()
+            for axis in (0, -1)
+            for element, scale in (("int8", None), ("float4e2m1", torch.tensor(0.01)))
+        ]
+        if operator.startswith("_"):
+            return inputs
+        return [*inputs, *((x.clone().requires_grad_(), *rest) for x, *rest in inputs)]
     if operator == "min_max":
         return [(x, case.scale_shape, case.block_size) for case, x, _, _ in affine_samples()]
     if operator == "update_histogram_":
@@ -108,6 +135,11 @@ OURS = [
     "_quantize_dequantize_mask",
     "_quantize_dequantize_mask_backward",
     "_quantize_dequantize_backward",
+    "quantize_dequantize_float",
+    "_quantize_dequantize_float_mask",
+    "_quantize_dequantize_float_backward",
+    "quantize_dequantize_microscaling",
+    "_quantize_dequantize_microscaling_mask",
     "min_max",
     "update_histogram_",
     "rebin_histogram",

@@ -13,12 +13,7 @@ import torch
 from aimet_torch.common.defs import Float
 from aimet_torch.quantization.encoding_analyzer import MinMaxEncodingAnalyzer
 from aimet_torch.quantization.float import FloatEncoding, FloatQuantizeDequantize
-from aimet_torch.quantization.float.format import (
-    _round_mantissa,
-    largest,
-    round_to_format,
-    torch_dtype,
-)
+from aimet_torch.quantization.float.format import largest, round_to_format, torch_dtype
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
 
@@ -47,6 +42,7 @@ def numbers_of(exponent_bits, mantissa_bits, finite):
         (5, 2, False, 57344.0),  # E5M2
         (4, 3, False, 240.0),  # E4M3 with infinities
         (5, 10, False, 65504.0),
+        (8, 7, False, float(torch.finfo(torch.bfloat16).max)),
     ],
 )
 def test_largest_number(exponent_bits, mantissa_bits, finite, maximum):
@@ -78,7 +74,7 @@ def test_formula_agrees_with_the_cast(dtype):
     limit = min(largest(format), 1e30)
     x = torch.randn(20000) * torch.logspace(-12, math.log10(limit), 20000)
     x = x.clamp(-limit, limit)
-    assert torch.equal(_round_mantissa(x, format), x.to(dtype).float())
+    assert torch.equal(round_to_format(x, format), x.to(dtype).float())
 
 
 def test_four_bit_format_agrees_with_ml_dtypes():
@@ -186,5 +182,22 @@ def test_formats_a_file_cannot_hold():
     encoding = FloatEncoding(3, 4, finite=True)
     with pytest.raises(NotImplementedError, match="hold float16 and bfloat16 without a scale"):
         encoding.to_qnn_encoding_dict("1.0.0")
-    with pytest.raises(NotImplementedError, match="`unsigned_zero` is not supported"):
-        FloatQuantizeDequantize(3, 2, unsigned_zero=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fnuz, torch.float8_e5m2fnuz])
+def test_formats_without_a_negative_zero(dtype):
+    quantizer = FloatQuantizeDequantize(dtype=dtype)
+    assert largest(quantizer.format) == torch.finfo(dtype).max
+    quantizer.set_maxval(torch.finfo(dtype).max)
+    x = torch.randn(1000) * 10
+    assert torch.equal(quantizer(x), x.to(dtype).float())
+
+
+def test_half_precision_is_not_rounded_twice():
+    # 1 + 2**-8 in bfloat16 terms: the quotient by 3 has more bits than bfloat16 holds.
+    x = torch.randn(4000).to(torch.bfloat16)
+    scale = torch.tensor(1 / 3)
+    encoding = FloatEncoding(3, 4, finite=True, scale=scale)
+    expected = (x.float() / scale).to(torch.float8_e4m3fn).float()
+    assert torch.equal(encoding.quantize(x).float(), expected)
+    assert torch.equal(encoding.quantize_dequantize(x), (expected * scale).to(torch.bfloat16))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -87,6 +89,33 @@ def test_two_level_blocks(layers, x):
     multiples = scale / per_channel
     torch.testing.assert_close(multiples, multiples.round(), rtol=0, atol=1e-3)
     assert sim.model(x).shape == (4, 2)
+
+
+def test_files_keep_the_two_levels(layers, x, tmp_path):
+    sim = QuantizationSimModel(layers, x)
+    set_grouped_blockwise_quantization_for_weights(
+        sim, [sim.model.out], 4, True, decompressed_bw=8, block_size=2
+    )
+    sim.compute_encodings([x])
+    quantizer = sim.model.out.param_quantizers["weight"]
+    scale = quantizer.get_scale().detach()
+    sim.onnx.export(x, tmp_path / "model.onnx", encoding_version="1.0.0")
+    document = json.loads((tmp_path / "model.encodings").read_text())
+    (entry,) = (e for e in document["param_encodings"] if e["enc_type"] == "LPBQ")
+    assert (entry["bw"], entry["compressed_bw"], entry["block_size"]) == (8, 4, 2)
+    assert entry["offset"] == [-128, -128]
+    multiples = torch.tensor(entry["per_block_int_scale"]).reshape(2, -1)
+    assert multiples.amax(1).tolist() == [16, 16]
+    assert torch.equal(multiples * torch.tensor(entry["scale"])[:, None], scale)
+    # What the file says is what the quantizer does, once it is read back.
+    quantizer.set_range(-torch.ones_like(scale), torch.ones_like(scale))
+    entry["name"] = "out.weight"
+    sim.load_encodings({**document, "activation_encodings": [], "param_encodings": [entry]})
+    torch.testing.assert_close(quantizer.get_scale().detach(), scale, rtol=1e-6, atol=0)
+    # Version 0.6.1 has no such entries: each block is listed.
+    sim.onnx.export(x, tmp_path / "old.onnx", encoding_version="0.6.1")
+    old = json.loads((tmp_path / "old.encodings").read_text())["param_encodings"]
+    assert scale.numel() in map(len, old.values())
 
 
 def test_float_activations(layers, x):

@@ -69,18 +69,40 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   return cudaSuccess;
 }
 
+namespace cuda_emulation {
+
+template <typename T>
+T value_of_lane(unsigned mask, T value, unsigned source) {
+  static_assert(sizeof(T) <= sizeof(std::uint64_t) && std::is_trivially_copyable_v<T>);
+  if (mask != 0xffffffffu) return T{};  // not used by our kernels; wrong on purpose
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = exchange(bits, source);
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+}  // namespace cuda_emulation
+
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta,
                    unsigned width = cuda_emulation::kLaneCount) {
-  static_assert(sizeof(T) <= sizeof(std::uint64_t) && std::is_trivially_copyable_v<T>);
-  if (mask != 0xffffffffu) return T{};  // not used by our kernels; wrong on purpose
   const unsigned lane = threadIdx.x % cuda_emulation::kLaneCount;
   const unsigned source = lane % width + delta < width ? lane + delta : lane;
-  std::uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(T));
-  bits = cuda_emulation::exchange(bits, source);
-  std::memcpy(&value, &bits, sizeof(T));
-  return value;
+  return cuda_emulation::value_of_lane(mask, value, source);
+}
+
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, unsigned lane_mask) {
+  const unsigned lane = threadIdx.x % cuda_emulation::kLaneCount;
+  return cuda_emulation::value_of_lane(mask, value, lane ^ lane_mask);
+}
+
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  unsigned votes = (predicate != 0 ? 1u : 0u) << threadIdx.x % cuda_emulation::kLaneCount;
+  for (unsigned distance = 1; distance < cuda_emulation::kLaneCount; distance *= 2)
+    votes |= __shfl_xor_sync(mask, votes, distance);
+  return votes;
 }
 
 inline void __syncthreads() {
