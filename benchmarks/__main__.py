@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment, models, operators
+from benchmarks import environment, formats, models, operators
 from benchmarks.harness import AIMET, Case, run_case
 from benchmarks.render import lines_of
 from benchmarks.rivals import Rival, RivalUnavailableError
@@ -18,7 +18,7 @@ from benchmarks.rivals import Rival, RivalUnavailableError
 
 def all_cases() -> list[Case]:
     """Return every case, operators first."""
-    return [*operators.cases(), *models.cases()]
+    return [*operators.cases(), *formats.cases(), *models.cases()]
 
 
 def chosen(names: list[str]) -> list[Case]:

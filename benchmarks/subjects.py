@@ -173,3 +173,56 @@ def min_max(*, shape: tuple[int, ...]) -> Subject:
 
     x = sample(shape)
     return Subject(lambda: ops.min_max(x, ()))
+
+
+@subject
+def float_format(*, shape: tuple[int, ...], format: str, dtype: str) -> Subject:
+    """Forward of a floating-point quantizer with scale 1, without gradients."""
+    from aimet_torch.quantization.float import FloatQuantizeDequantize
+
+    kind = getattr(torch, format)
+    x = sample(shape).to(getattr(torch, dtype))
+    quantizer = FloatQuantizeDequantize(dtype=kind)
+    quantizer.maxval.fill_(torch.finfo(kind).max)
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return getattr(quantizer, "simulate", quantizer)(x)
+
+    return Subject(run)
+
+
+@subject
+def microscaling(*, shape: tuple[int, ...], element: str, block: int) -> Subject:
+    """Scales of blocks on the last axis and rounding with them, without gradients.
+
+    aimet-torch rounds in one step and leaves the scales to the caller; what it does for float4
+    weights is written out here.
+    """
+    x = sample(shape)
+    try:
+        from aimet_torch import ops
+    except ImportError:
+        return _microscaling_of_aimet(x, block)
+    if element == "nvfp4":
+        scale = x.abs().max() / (6 * 448)
+        return Subject(lambda: ops.quantize_dequantize_nvfp4(x, scale, -1, block)[0])
+    return Subject(lambda: ops.quantize_dequantize_mx(x, element, -1, block)[0])
+
+
+def _microscaling_of_aimet(x: Tensor, block: int) -> Subject:
+    from aimet_torch.quantization.float import quantizer as float_quantizer
+
+    *leading, last = x.shape
+    scale_shape = (*leading, last // block)
+    quantizer = float_quantizer._MXFP4QuantizeDequantize(
+        shape=scale_shape, block_size=(*[1] * len(leading), block)
+    )
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            largest = x.unflatten(-1, (-1, block)).abs().amax(-1) / 4
+            quantizer.maxval = torch.exp2(torch.floor(torch.log2(largest))) * 6
+            return quantizer(x)
+
+    return Subject(run)

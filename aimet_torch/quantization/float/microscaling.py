@@ -261,15 +261,25 @@ class NVFP4QuantizeDequantize(MXQuantizeDequantize):
         super().__init__(_NVFP4, axis, block_size)
         self.encoding_analyzer = encoding_analyzer or MinMaxEncodingAnalyzer(())
         self.register_buffer("maxval", torch.full((), torch.nan))
+        self._initialized = False
 
     def is_initialized(self) -> bool:
         """Whether the tensor's largest magnitude is known."""
-        return not bool(self.maxval.isnan())
+        if not self._initialized:
+            self._initialized = not bool(self.maxval.isnan())
+        return self._initialized
 
     @torch.no_grad()
     def set_maxval(self, maxval: Tensor | float) -> None:
         """Set the largest magnitude."""
         self.maxval.copy_(torch.as_tensor(maxval))
+        self._initialized = False
+        self.is_initialized()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._initialized = False
+        self.is_initialized()
 
     def _largest(self, limits: tuple[Tensor, Tensor]) -> Tensor:
         return torch.maximum(*(limit.abs() for limit in limits))
@@ -294,8 +304,7 @@ class NVFP4QuantizeDequantize(MXQuantizeDequantize):
         Raises:
             RuntimeError: the quantizer is not calibrated.
         """
-        # A captured graph cannot look at values; there, calibration is the caller's matter.
-        if not is_captured() and not self.is_initialized():
+        if not self.is_initialized():
             issue = f" (last time: {self.calibration_issue})" if self.calibration_issue else ""
             raise RuntimeError(
                 f"{type(self).__name__}: there is no range to quantize with; pass data through the "

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import agreement, harness, model_subjects, operators, render
+from benchmarks import agreement, formats, harness, model_subjects, operators, render
 from benchmarks.rivals import setup
 from benchmarks.subjects import QMAX, SUBJECTS, affine_inputs, make_subject
 from benchmarks.timing import Subject
@@ -81,7 +81,10 @@ def tiny(case: harness.Case) -> harness.Case:
     return harness.Case(case.name, case.title, case.subject, arguments, case.rivals)
 
 
-@pytest.mark.parametrize("case", operators.cases(), ids=lambda case: case.name)
+CASES = [*operators.cases(), *formats.cases()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_operator_cases_agree_with_their_rivals(case: harness.Case) -> None:
     report = harness.run_case(tiny(case), "not in this test", seconds=0)
     assert report["rounds"] == harness.FEWEST_ROUNDS
