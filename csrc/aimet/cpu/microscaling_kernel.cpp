@@ -41,24 +41,76 @@ struct Microscaling {
     if (a.is_streamed) stream(lines, count, output + start);
   }
 
-  // One block of `count` neighbors. Inlined with a constant count, the loops are unrolled.
-  AIMET_HOST_DEVICE void row(std::int64_t start, std::int64_t count, std::int64_t block_index) {
-    alignas(64) T loaded[kChunk];
-    alignas(64) T staged[kChunk];
-    alignas(64) Element lines[kChunk];
-    alignas(64) std::uint8_t flags[kChunk];
-    const T* x = load(input + start, count, loaded);
-    T* y = staging(target_of(start, lines), staged);
+  AIMET_HOST_DEVICE static Rank largest_of(const T* x, std::int64_t count) {
     Rank largest = 0;
     for (std::int64_t i = 0; i < count; ++i) {
       const Rank rank = core::magnitude_rank(x[i]);
       largest = rank > largest ? rank : largest;
     }
-    const core::BlockScale<T> block = core::block_scale<is_nvfp4, T>(largest, rule);
-    if (scales != nullptr) scales[block_index] = block.scale;
-    for (std::int64_t i = 0; i < count; ++i) y[i] = element(x[i], block, flags + i);
+    return largest;
+  }
+
+  AIMET_HOST_DEVICE void round(const T* x, std::int64_t count, T scale, T divisor, T* y,
+                               std::uint8_t* flags) const {
+    for (std::int64_t i = 0; i < count; ++i) y[i] = element(x[i], {scale, divisor}, flags + i);
+  }
+
+  // Blocks of neighbors, one after the other: `count` elements in `block_count` blocks, of which
+  // the last may be shorter.
+  AIMET_HOST_DEVICE void row(std::int64_t start, std::int64_t count, std::int64_t block_count,
+                             std::int64_t block_index) {
+    alignas(64) T loaded[kChunk];
+    alignas(64) T staged[kChunk];
+    alignas(64) Element lines[kChunk];
+    alignas(64) std::uint8_t flags[kChunk];
+    alignas(64) T scale[kChunk];
+    alignas(64) T divisor[kChunk];
+    alignas(64) Rank largest[kChunk];
+    const T* x = load(input + start, count, loaded);
+    T* y = staging(target_of(start, lines), staged);
+    // With a constant count the loops over a block are unrolled.
+    constexpr std::int64_t kUsual = is_nvfp4 ? 16 : 32;
+    const std::int64_t whole = a.block == kUsual ? count / kUsual : 0;
+    for (std::int64_t j = 0; j < whole; ++j) largest[j] = largest_of(x + j * kUsual, kUsual);
+    for (std::int64_t j = whole; j < block_count; ++j)
+      largest[j] = largest_of(x + j * a.block, length_of(j, count));
+    set_scales(largest, block_count, block_index, scale, divisor);
+    for (std::int64_t j = 0; j < whole; ++j) {
+      const std::int64_t i = j * kUsual;
+      round(x + i, kUsual, scale[j], divisor[j], y + i, flags + i);
+    }
+    for (std::int64_t j = whole; j < block_count; ++j) {
+      const std::int64_t i = j * a.block;
+      round(x + i, length_of(j, count), scale[j], divisor[j], y + i, flags + i);
+    }
     if constexpr (with_mask) pack_bits_from(flags, start, count, a.mask);
     finish(staged, lines, count, start);
+  }
+
+  // Elements of block j of a row() of `count`.
+  AIMET_HOST_DEVICE std::int64_t length_of(std::int64_t j, std::int64_t count) const {
+    const std::int64_t left = count - j * a.block;
+    return left < a.block ? left : a.block;
+  }
+
+  // Units [begin, end) where blocks are neighbors: as many at once as fit the buffers.
+  AIMET_HOST_DEVICE void rows(std::int64_t begin, std::int64_t end) {
+    // Rows of whole blocks follow each other like the blocks of one row.
+    const bool is_one_row = a.length % a.block == 0;
+    const std::int64_t length = is_one_row ? a.outer * a.length : a.length;
+    const std::int64_t blocks = is_one_row ? a.outer * a.blocks() : a.blocks();
+    const std::int64_t at_once = kChunk / a.block;
+    for (std::int64_t unit = begin; unit < end;) {
+      const std::int64_t outer = unit / blocks;
+      const std::int64_t block = unit - outer * blocks;
+      const std::int64_t left = end - unit < blocks - block ? end - unit : blocks - block;
+      const std::int64_t block_count = left < at_once ? left : at_once;
+      const std::int64_t elements_left = length - block * a.block;
+      const std::int64_t full = block_count * a.block;
+      row(outer * length + block * a.block, full < elements_left ? full : elements_left,
+          block_count, unit);
+      unit += block_count;
+    }
   }
 
   // Blocks of `rows` rows of a few columns each: all of them together are neighbors in memory.
@@ -76,8 +128,7 @@ struct Microscaling {
     T* y = staging(target_of(start, lines), staged);
     for (std::int64_t c = 0; c < inner; ++c) largest[c] = 0;
     for (std::int64_t i = 0; i < count; i += inner) take_largest(x + i, inner, largest);
-    for (std::int64_t c = 0; c < inner; ++c)
-      set_scale(largest[c], block_index + c, scale + c, divisor + c);
+    set_scales(largest, inner, block_index, scale, divisor);
     for (std::int64_t i = inner; i < count; ++i) {
       scale[i] = scale[i - inner];
       divisor[i] = divisor[i - inner];
@@ -101,8 +152,7 @@ struct Microscaling {
     for (std::int64_t c = 0; c < width; ++c) largest[c] = 0;
     for (std::int64_t r = 0; r < rows; ++r)
       take_largest(load(input + start + r * a.inner, width, loaded), width, largest);
-    for (std::int64_t c = 0; c < width; ++c)
-      set_scale(largest[c], block_index + c, scale + c, divisor + c);
+    set_scales(largest, width, block_index, scale, divisor);
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t first = start + r * a.inner;
       const T* x = load(input + first, width, loaded);
@@ -121,11 +171,15 @@ struct Microscaling {
     }
   }
 
-  AIMET_HOST_DEVICE void set_scale(Rank largest, std::int64_t index, T* scale, T* divisor) {
-    const core::BlockScale<T> block = core::block_scale<is_nvfp4, T>(largest, rule);
-    *scale = block.scale;
-    *divisor = block.divisor;
-    if (scales != nullptr) scales[index] = block.scale;
+  AIMET_HOST_DEVICE void set_scales(const Rank* largest, std::int64_t count,
+                                    std::int64_t block_index, T* scale, T* divisor) {
+    for (std::int64_t j = 0; j < count; ++j) {
+      const core::BlockScale<T> block = core::block_scale<is_nvfp4, T>(largest[j], rule);
+      scale[j] = block.scale;
+      divisor[j] = block.divisor;
+    }
+    if (scales == nullptr) return;
+    for (std::int64_t j = 0; j < count; ++j) scales[block_index + j] = scale[j];
   }
 
   AIMET_HOST_DEVICE void unit(std::int64_t index) {
@@ -139,11 +193,6 @@ struct Microscaling {
     const std::int64_t start = (slice / blocks * a.length + first_row) * a.inner + first_column;
     const std::int64_t block_index = slice * a.inner + first_column;
     const std::int64_t columns_left = a.inner - first_column;
-    if (a.inner == 1) {
-      constexpr std::int64_t kUsual = is_nvfp4 ? 16 : 32;
-      if (rows == kUsual) return row(start, kUsual, block_index);
-      return row(start, rows, block_index);
-    }
     if (tiles == 1 && rows * a.inner <= kChunk) return narrow(start, rows, block_index);
     columns(start, rows, columns_left < kColumns ? columns_left : kColumns, block_index);
   }
@@ -152,7 +201,11 @@ struct Microscaling {
 template <bool is_nvfp4, bool with_mask, typename Element>
 void units(const MicroscalingArguments& arguments, std::int64_t begin, std::int64_t end) {
   Microscaling<is_nvfp4, with_mask, Element> microscaling{arguments};
-  for (std::int64_t unit = begin; unit < end; ++unit) microscaling.unit(unit);
+  if (arguments.inner == 1) {
+    microscaling.rows(begin, end);
+  } else {
+    for (std::int64_t unit = begin; unit < end; ++unit) microscaling.unit(unit);
+  }
   if (arguments.is_streamed) finish_streams();
 }
 
