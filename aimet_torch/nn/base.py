@@ -30,6 +30,7 @@ from aimet_torch.nn.eager import (
     runs_eagerly,
 )
 from aimet_torch.nn.kernels import Kernel, run_shadowed, shadow, unshadow
+from aimet_torch.nn.weight_formats import round_weight_to_mxfp4, round_weight_to_nvfp4
 from aimet_torch.quantization.affine import AffineQuantizerBase, GroupedBlockQuantizeDequantize
 from aimet_torch.quantization.affine.regrid import find_grid
 from aimet_torch.quantization.base import EncodingBase, QuantizerBase, plain_tensor
@@ -334,6 +335,18 @@ class BaseQuantizationMixin:
             folded = apply_quantizer(quantizer, parameter).detach().clone()
             setattr(self, name, nn.Parameter(folded, requires_grad=parameter.requires_grad))
             self.param_quantizers[name] = None
+
+    # -- weights in blocks of float4 --------------------------------------------------------------
+
+    def set_weight_quantizer_to_mxfp4_int8(self, block_size: int = 32) -> None:
+        """Round the weight to MXFP4; see `aimet_torch.nn.weight_formats`."""
+        round_weight_to_mxfp4(self, block_size)
+
+    def set_weight_quantizer_to_nvfp4_int8(
+        self, scale_q: torch.Tensor, meta_scale: torch.Tensor | float
+    ) -> None:
+        """Round the weight to NVFP4; see `aimet_torch.nn.weight_formats`."""
+        round_weight_to_nvfp4(self, scale_q, meta_scale)
 
     # -- encodings ------------------------------------------------------------------------------
 
