@@ -20,6 +20,13 @@ def clone(*, shape: tuple[int, ...], dtype: str = "float32", **_: Any) -> Subjec
     return Subject(x.clone)
 
 
+def copy(*, shape: tuple[int, ...], dtype: str = "float32", **_: Any) -> Subject:
+    """Copy into memory that is there already: what is left when no page is fresh."""
+    x = sample(shape).to(getattr(torch, dtype))
+    out = torch.empty_like(x)
+    return Subject(lambda: out.copy_(x), compute=tuple)
+
+
 def cast(*, shape: tuple[int, ...], format: str, dtype: str = "float32") -> Subject:
     """Cast with torch, there and back: rounds alike, without a scale."""
     x = sample(shape).to(getattr(torch, dtype))
@@ -32,6 +39,7 @@ def _float_case(format: str, dtype: str = "float32") -> Case:
     label = format if dtype == "float32" else f"{format}_{dtype}"
     rivals = (
         bound("clone", clone, 1.25 if dtype == "float32" else 2.0),
+        bound("y.copy_(x)", copy),
         pytorch(".to(format).to(dtype)", cast, agreement.equal()),
         aimet(agreement.equal(), 1 / 5),
     )
@@ -40,7 +48,7 @@ def _float_case(format: str, dtype: str = "float32") -> Case:
 
 def _block_case(element: str, title: str, block: int, *, has_rival: bool) -> Case:
     arguments = {"shape": LARGE, "element": element, "block": block}
-    rivals = (bound("clone", clone, 1.5),)
+    rivals = (bound("clone", clone, 1.5), bound("y.copy_(x)", copy))
     if has_rival:
         rivals = (*rivals, aimet(agreement.equal(), 1 / 10))
     name = f"formats/{title.lower().replace(' ', '_')}"
