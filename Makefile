@@ -80,7 +80,10 @@ lint: $(STAMPS)/build
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
 bench: $(STAMPS)/build $(STAMPS)/assets
-	@$(BIN)/python -m benchmarks --output build/benchmarks.json
+	@cmake --preset release -DPython3_EXECUTABLE=$(BIN)/python -DAIMET_BUILD_BENCHMARKS=ON >/dev/null
+	@cmake --build $(BUILD) --parallel $(AIMET_BUILD_JOBS) --target aimet_kernel_benchmark >/dev/null
+	@$(BIN)/python -m benchmarks kernels --output build/kernels.json
+	@$(BIN)/python -m benchmarks --threads 1 all --output build/benchmarks.json
 
 build: $(STAMPS)/build
 assets: $(STAMPS)/assets

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import environment, formats, models, operators
+from benchmarks import environment, formats, gpu, kernels, models, operators
 from benchmarks.harness import AIMET, Case, run_case
 from benchmarks.render import lines_of
 from benchmarks.rivals import Rival, RivalUnavailableError
@@ -40,7 +41,7 @@ def _fits(case: Case, name: str) -> bool:
 
 
 def run(cases: list[Case], threads: int, seconds: float, with_rival: bool) -> dict[str, Any]:
-    """Run cases one after the other, printing each, and return the report."""
+    """Run cases one after the other, printing each, and return their part of the report."""
     torch.set_num_threads(threads)
     report: dict[str, Any] = {"environment": environment.describe(threads), "seconds": seconds}
     report["environment"]["load_before"] = environment.load()
@@ -63,29 +64,70 @@ def run(cases: list[Case], threads: int, seconds: float, with_rival: bool) -> di
     return report
 
 
+def thread_counts(values: list[str]) -> list[int]:
+    """Return the numbers that `values` stand for; "all" is every processor.
+
+    Raises:
+        ValueError: neither a positive number nor "all".
+    """
+    counts = []
+    for value in values:
+        if value != "all" and not (value.isdecimal() and int(value) > 0):
+            raise ValueError(f'benchmarks: --threads takes numbers and "all", got `{value}`')
+        count = os.cpu_count() or 1 if value == "all" else int(value)
+        if count not in counts:
+            counts.append(count)
+    return counts
+
+
+def run_kernels(output: Path | None) -> int:
+    """Time the bare kernels, print and write what they reach of memcpy."""
+    try:
+        entries = kernels.run()
+    except FileNotFoundError as error:
+        print(error)
+        return 1
+    print(*(kernels.line_of(entry) for entry in entries), sep="\n")
+    if output is not None:
+        report = {"environment": environment.describe(threads=1), "kernels": entries}
+        output.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
 def main() -> int:
     """Run what the command line asks for; 1 when results did not agree."""
     description = "Times every case against its rivals, round by round."
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=description)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="case, group or pattern")
+    names = 'case, group or pattern; "kernels" alone: the bare kernels against memcpy'
+    parser.add_argument("names", nargs="*", metavar="NAME", help=names)
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    threads = 'numbers of threads, one run for each; "all": one for each processor'
+    parser.add_argument(
+        "--threads", nargs="+", default=[str(torch.get_num_threads())], help=threads
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="timing, for each case")
     parser.add_argument("--output", type=Path, help="write the report as JSON")
     parser.add_argument("--no-rival", action="store_true", help=f"without {AIMET}")
     arguments = parser.parse_args()
+    if arguments.names == ["kernels"]:
+        return run_kernels(arguments.output)
     try:
         cases = chosen(arguments.names)
+        thread_counts(arguments.threads)
     except ValueError as error:
         parser.error(str(error))
     if arguments.list:
         print(*(case.name for case in cases), sep="\n")
         return 0
-    report = run(cases, arguments.threads, arguments.seconds, not arguments.no_rival)
+    runs = [
+        run(cases, count, arguments.seconds, not arguments.no_rival)
+        for count in thread_counts(arguments.threads)
+    ]
+    report = {"runs": runs, "gpu": gpu.section()}
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-    rivals = [entry for case in report["cases"] for entry in case["rivals"]]
+    rivals = [entry for part in runs for case in part["cases"] for entry in case["rivals"]]
     return int(any(entry.get("agrees") is False for entry in rivals))
 
 

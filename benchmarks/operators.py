@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -89,6 +90,19 @@ def per_tensor(**arguments: Any) -> Subject:
     from benchmarks.subjects import fake_quantize
 
     return fake_quantize(shape=arguments["shape"])
+
+
+def forward_and_limits(*, shape: tuple[int, ...]) -> Subject:
+    """Run forward and `min_max` one after the other."""
+    from aimet_torch import ops
+
+    given = affine_inputs(shape)
+
+    def run() -> tuple[torch.Tensor, ...]:
+        output = ops.quantize_dequantize(given.x, given.scale, given.offset, QMIN, QMAX)
+        return output, *ops.min_max(given.x, ())
+
+    return Subject(run)
 
 
 def aminmax(*, shape: tuple[int, ...]) -> Subject:
@@ -211,28 +225,60 @@ def statistics_cases() -> list[Case]:
             (bound("torch.aminmax", aminmax, 1.1, agreement.equal()),),
         )
     ]
+    fused = (
+        bound("forward", per_tensor, 1.1, agreement.nothing_to_compare("computes less")),
+        bound("forward, then min_max", forward_and_limits, None, agreement.equal()),
+    )
+    cases.append(
+        Case(
+            "quantize_dequantize/with_limits_16M",
+            "quantize-dequantize with min and max of the input, 16M float32",
+            "quantize_and_observe",
+            {"shape": LARGE},
+            fused,
+        )
+    )
+    return [*cases, *search_cases()]
+
+
+def search_cases() -> list[Case]:
+    """Return the cases of histograms and range searches."""
+    # aimet-torch searches neither by squared error alone nor by entropy. Candidates of SQNR are 1 %
+    # of the widest range apart; percentiles are edges of bins.
     searches = (
-        ("sqnr", "SQNR", "SqnrEncodingAnalyzer"),
-        ("percentile", "percentile", "PercentileEncodingAnalyzer"),
+        ("sqnr", "SQNR", "SqnrEncodingAnalyzer", (aimet(agreement.candidates(0.0102, 0.02)),)),
+        ("percentile", "percentile", "PercentileEncodingAnalyzer", (aimet(agreement.close(2e-3)),)),
+        ("mse", "MSE", "MseEncodingAnalyzer", ()),
+        ("entropy", "entropy", "EntropyEncodingAnalyzer", ()),
     )
     shapes: tuple[tuple[str, str, tuple[int, ...], bool], ...] = (
         ("tensor", "per tensor, 1M", (1024, 1024), False),
         ("512_channels", "512 channels, 2.4M", (512, 512, 3, 3), True),
     )
-    for key, title, analyzer in searches:
+    cases = []
+    for key, title, analyzer, theirs in searches:
         for place, where, shape, channels in shapes:
             arguments = {"shape": shape, "channels": channels, "analyzer": analyzer}
-            # Of scales 1 % apart whose errors tie but for rounding, either may be chosen.
-            rivals = (bound("torch.histc", histc), aimet(agreement.close(1e-2), 1 / 20))
+            faster = tuple(dataclasses.replace(rival, target=1 / 20) for rival in theirs)
             cases.append(
                 Case(
                     f"histogram/{key}_{place}",
                     f"histogram and {title} search, {where} elements",
                     "observe",
                     arguments,
-                    rivals,
+                    (bound("torch.histc", histc), *faster),
                 )
             )
+        cases.append(
+            Case(
+                f"histogram/{key}_search",
+                f"{title} search alone, per tensor, 2,048 bins",
+                "observe",
+                {"shape": (1024, 1024), "channels": False, "analyzer": analyzer, "part": "search"},
+                theirs,
+                limit=1e-3,
+            )
+        )
     return cases
 
 

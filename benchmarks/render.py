@@ -59,32 +59,54 @@ def _rival_text(rival: dict[str, Any], case: dict[str, Any]) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Return the README's table of a report."""
+    """Return the README's tables of a report: one for each number of threads, and the GPU's."""
+    parts = [_table(run) for run in report["runs"]]
+    machine = report["runs"][-1]["environment"]
+    parts.append(
+        "Medians. Of a bound: how many times what the work cannot do without, or what the network"
+        " takes without quantization. PyTorch, aimet-torch: how many times faster (or smaller)"
+        " than they are,"
+        " in the same run, results compared first;"
+        " a dash: no such operation, or not compared. ±: the quartiles are that far apart, the"
+        f" figure is no result of record. {machine['processor']},"
+        f" {machine['instruction_set']} kernels, torch {machine['torch']}."
+    )
+    parts.append(_gpu(report["gpu"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(run: dict[str, Any]) -> str:
+    machine = run["environment"]
+    threads = f"{machine['threads']} thread" + ("s" if machine["threads"] > 1 else "")
     lines = [
-        "| | time or memory | of a bound | PyTorch | aimet-torch 2.42 |",
+        f"| {threads} of {machine['processors']}"
+        " | time or memory | of a bound | PyTorch | aimet-torch 2.42 |",
         "|---|---:|---:|---:|---:|",
     ]
-    for case in report["cases"]:
+    for case in run["cases"]:
         spread = case["spread"] / case["median"]
         unsteady = f" ± {100 * spread:.0f} %" if spread > UNSTEADY else ""
         time = amount(case["median"], case) + unsteady + met(case["median"], case["limit"])
         cells = [case["title"], time]
         cells += [_cell(case, role) for role in ("bound", "pytorch", "aimet")]
         lines.append(f"| {' | '.join(cells)} |")
-    machine = report["environment"]
-    lines += [
-        "",
-        "Medians. Of a bound: how many times what the work cannot do without, or what the network"
-        " takes without quantization. PyTorch, aimet-torch: how many times faster (or smaller) than"
-        " they are,"
-        " in the same run, results compared first;"
-        " a dash: no such operation, or not compared. ±: the quartiles are that far apart, the"
-        f" figure is no result of record. {machine['processor']}, {machine['threads']} of"
-        f" {machine['processors']} processors, {machine['instruction_set']} kernels, torch"
-        f" {machine['torch']}; load {machine['load_before']} before,"
-        f" {machine['load_after']} after the run. No GPU was measured.",
-    ]
-    return "\n".join(lines) + "\n"
+    load = f"Load {machine['load_before']} before, {machine['load_after']} after this run."
+    return "\n".join([*lines, "", load])
+
+
+def _gpu(section: dict[str, Any]) -> str:
+    if "unavailable" in section:
+        reason = section["unavailable"]
+        return (
+            "| GPU | of the copy's bandwidth |\n|---|---:|\n"
+            f"| forward, backward, per channel | not measured: {reason} |"
+        )
+    lines = [f"| {section['device']} | of the copy's bandwidth |", "|---|---:|"]
+    for case in section["cases"]:
+        title = f"{case['name']}, {case['elements'] >> 20}M {case['dtype']}"
+        remark = "" if case["met"] else " (target missed)"
+        lines.append(f"| {title} | {case['fraction']:.2f}{remark} |")
+    return "\n".join(lines)
 
 
 def _cell(case: dict[str, Any], role: str) -> str:

@@ -94,11 +94,8 @@ def fake_quantize(**arguments: Any) -> Subject:
     operator = _operator()
     grid = {"qmin": QMIN, "qmax": QMAX, "block_size": given.block_size}
 
-    def run() -> Tensor:
-        with torch.no_grad():
-            return operator(given.x, given.scale, given.offset, **grid)
-
-    return Subject(run)
+    # Nothing of this requires a gradient, as nothing of what rivals are given.
+    return Subject(lambda: operator(given.x, given.scale, given.offset, **grid))
 
 
 @subject
@@ -226,3 +223,14 @@ def _microscaling_of_aimet(x: Tensor, block: int) -> Subject:
             return quantizer(x)
 
     return Subject(run)
+
+
+@subject
+def quantize_and_observe(*, shape: tuple[int, ...]) -> Subject:
+    """The forward and the limits of its input, in one pass; aimet-torch has no such operator."""
+    from aimet_torch import ops
+
+    given = affine_inputs(shape)
+    return Subject(
+        lambda: ops.quantize_dequantize_min_max(given.x, given.scale, given.offset, QMIN, QMAX)
+    )

@@ -8,7 +8,12 @@ TorchScript calls ``torch.ops.aimet.*`` itself. Formulas and edge cases: ``docs/
 from __future__ import annotations
 
 from aimet_torch import _native as _native  # registers the operators
-from aimet_torch.ops.affine import dequantize, quantize, quantize_dequantize
+from aimet_torch.ops.affine import (
+    dequantize,
+    quantize,
+    quantize_dequantize,
+    quantize_dequantize_min_max,
+)
 from aimet_torch.ops.encoding import encoding_from_range, range_from_min_max
 from aimet_torch.ops.formats import (
     quantize_dequantize_float,
@@ -36,6 +41,7 @@ __all__ = [
     "quantize_dequantize",
     "quantize_dequantize_by_range_",
     "quantize_dequantize_float",
+    "quantize_dequantize_min_max",
     "quantize_dequantize_mx",
     "quantize_dequantize_nvfp4",
     "range_from_entropy",

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["dequantize", "quantize", "quantize_dequantize"]
+from aimet_torch import _native  # noqa: F401 - registers the operators
+
+__all__ = ["dequantize", "quantize", "quantize_dequantize", "quantize_dequantize_min_max"]
+
+# Called most often of all: looking the operator up each time costs as much as computing 2,000
+# elements.
+_quantize_dequantize = torch.ops.aimet.quantize_dequantize.default
 
 
 def quantize(
@@ -111,4 +117,40 @@ def quantize_dequantize(
     >>> quantize_dequantize(torch.tensor([0.26, 9.0]), torch.tensor(0.5), torch.tensor(0.0), -8, 7)
     tensor([0.5000, 3.5000])
     """
-    return torch.ops.aimet.quantize_dequantize(input, scale, offset, qmin, qmax, block_size)
+    return _quantize_dequantize(input, scale, offset, qmin, qmax, block_size)
+
+
+def quantize_dequantize_min_max(
+    input: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    qmin: int,
+    qmax: int,
+    block_size: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`quantize_dequantize` and :func:`min_max` of the same input, in one pass.
+
+    For observing what passes a quantizer that is at work.
+
+    Args:
+        input: as in :func:`quantize_dequantize`.
+        scale: as in :func:`quantize`; its shape is that of the limits.
+        offset: as in :func:`quantize`.
+        qmin: lowest code.
+        qmax: highest code.
+        block_size: as in :func:`quantize`.
+
+    Returns:
+        ``(output, min, max)``: the values on the grid, differentiable as in
+        :func:`quantize_dequantize`, and the limits of the finite inputs that share a scale, in the
+        shape of ``scale``, float32 (float64 for float64 input), not differentiable.
+
+    Raises:
+        TypeError: ``input`` or ``scale`` is not floating.
+        ValueError: shapes do not fit, ``qmin >= qmax``, or a scale is not positive and finite.
+
+    >>> x = torch.tensor([0.26, 9.0])
+    >>> quantize_dequantize_min_max(x, torch.tensor(0.5), torch.tensor(0.0), -8, 7)
+    (tensor([0.5000, 3.5000]), tensor(0.2600), tensor(9.))
+    """
+    return torch.ops.aimet.quantize_dequantize_min_max(input, scale, offset, qmin, qmax, block_size)

@@ -58,6 +58,16 @@ struct Reduction {
   AIMET_HOST_DEVICE constexpr std::int64_t partial_count() const {
     return is_by_columns() ? row_blocks() * columns() : task_count();
   }
+  // Where a task begins in memory; the end for task_count(). By columns: of the first task of a
+  // block of rows.
+  AIMET_HOST_DEVICE constexpr std::int64_t first_element(std::int64_t task) const {
+    if (is_by_columns()) {
+      const std::int64_t row = task / column_tiles() * kRowBlock;
+      return (row < shape.outer ? row : shape.outer) * columns();
+    }
+    const std::int64_t chunks = chunks_per_run();
+    return chunks == 0 ? 0 : task / chunks * shape.inner + task % chunks * kChunk;
+  }
   // Elements in a typical task: the operators' measure of how many tasks are worth a thread.
   AIMET_HOST_DEVICE constexpr std::int64_t task_size() const {
     const std::int64_t rows = shape.outer < kRowBlock ? shape.outer : kRowBlock;

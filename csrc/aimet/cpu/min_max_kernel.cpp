@@ -3,7 +3,6 @@
 #include "aimet/core/rounding.h"
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
-#include "aimet/cpu/lanes.h"
 
 namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
 namespace {
@@ -16,33 +15,80 @@ AIMET_HOST_DEVICE void include(T x, T* low, T* high) {
   *high = core::maximum(*high, is_counted ? x : -kInfinity);
 }
 
+// Limits of `count` values that follow each other. Any order is right; lanes are written as vectors,
+// and several of them, since compilers would keep arrays in memory, where each comparison waits for
+// the one before.
+template <typename Element, typename T>
+AIMET_HOST_DEVICE void min_max_of(const Element* values, std::int64_t count, T* result_low,
+                                  T* result_high) {
+#if defined(__AVX512F__)
+  constexpr int kRegister = 64;  // bytes
+#elif defined(__AVX__)
+  constexpr int kRegister = 32;
+#else
+  constexpr int kRegister = 16;
+#endif
+  typedef T Vector __attribute__((vector_size(kRegister)));
+  constexpr int kWidth = kRegister / sizeof(T);
+  constexpr int kVectors = 4;
+  constexpr T kLargest = sizeof(T) == 4 ? T(0x1.fffffep127f) : T(0x1.fffffffffffffp1023);
+  alignas(64) T buffer[kChunk];
+  const Vector infinity = Vector{} + static_cast<T>(__builtin_inff());
+  Vector low[kVectors];
+  Vector high[kVectors];
+#pragma GCC unroll 4
+  for (int k = 0; k < kVectors; ++k) {
+    low[k] = infinity;
+    high[k] = -infinity;
+  }
+  *result_low = infinity[0];
+  *result_high = -infinity[0];
+  for (std::int64_t start = 0; start < count; start += kChunk) {
+    const std::int64_t size = count - start < kChunk ? count - start : kChunk;
+    const T* x = load(values + start, size, buffer);
+    std::int64_t i = 0;
+    for (; i + kVectors * kWidth <= size; i += kVectors * kWidth) {
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) {
+        Vector v;
+        __builtin_memcpy(&v, x + i + k * kWidth, sizeof v);
+        low[k] = ((v < low[k]) & (v >= -kLargest)) ? v : low[k];
+        high[k] = ((v > high[k]) & (v <= kLargest)) ? v : high[k];
+      }
+    }
+    for (; i < size; ++i) include(x[i], result_low, result_high);
+  }
+  if (count < kVectors * kWidth) return;
+#pragma GCC unroll 4
+  for (int k = 1; k < kVectors; ++k) {
+    low[0] = low[k] < low[0] ? low[k] : low[0];
+    high[0] = high[k] > high[0] ? high[k] : high[0];
+  }
+  for (int j = 0; j < kWidth; ++j) {
+    *result_low = core::minimum(*result_low, low[0][j]);
+    *result_high = core::maximum(*result_high, high[0][j]);
+  }
+}
+
+// Tasks [begin, end) of one run. The first one's partial result is that of all, which keeps the
+// lanes at work: the others observe nothing.
 template <typename Element>
-AIMET_HOST_DEVICE void min_max_row(const MinMaxArguments& a, std::int64_t task) {
+AIMET_HOST_DEVICE void min_max_run(const MinMaxArguments& a, std::int64_t begin, std::int64_t end) {
   using T = Compute<Element>;
   const std::int64_t chunks = a.reduction.chunks_per_run();
   const std::int64_t inner = a.reduction.shape.inner;
-  const std::int64_t first = (task % chunks) * kChunk;
-  const std::int64_t count = inner - first < kChunk ? inner - first : kChunk;
-  alignas(64) T buffer[kChunk];
-  const T* x =
-      load(static_cast<const Element*>(a.input) + (task / chunks) * inner + first, count, buffer);
-  alignas(64) T low[kLanes];
-  alignas(64) T high[kLanes];
-  for (int j = 0; j < kLanes; ++j) {
-    low[j] = static_cast<T>(__builtin_inff());
-    high[j] = -low[j];
+  const std::int64_t run = begin / chunks;
+  const std::int64_t first = (begin - run * chunks) * kChunk;
+  const std::int64_t last = (end - run * chunks) * kChunk;
+  const std::int64_t count = (last < inner ? last : inner) - first;
+  const Element* values = static_cast<const Element*>(a.input) + run * inner + first;
+  T* low = static_cast<T*>(a.partial_min) + begin;
+  T* high = static_cast<T*>(a.partial_max) + begin;
+  min_max_of(values, count, low, high);
+  for (std::int64_t i = 1; i < end - begin; ++i) {
+    low[i] = static_cast<T>(__builtin_inff());
+    high[i] = -low[i];
   }
-  std::int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) include(x[i + j], low + j, high + j);
-  }
-  for (int j = 0; i + j < count; ++j) include(x[i + j], low + j, high + j);
-  for (int j = 1; j < kLanes; ++j) {
-    low[0] = core::minimum(low[0], low[j]);
-    high[0] = core::maximum(high[0], high[j]);
-  }
-  static_cast<T*>(a.partial_min)[task] = low[0];
-  static_cast<T*>(a.partial_max)[task] = high[0];
 }
 
 template <typename Element>
@@ -80,7 +126,13 @@ void min_max(ElementType type, const MinMaxArguments& arguments, std::int64_t be
       for (std::int64_t task = begin; task < end; ++task)
         min_max_column_tile<Element>(arguments, task);
     } else {
-      for (std::int64_t task = begin; task < end; ++task) min_max_row<Element>(arguments, task);
+      const std::int64_t chunks = arguments.reduction.chunks_per_run();
+      for (std::int64_t task = begin; task < end;) {
+        const std::int64_t run_end = (task / chunks + 1) * chunks;
+        const std::int64_t stop = run_end < end ? run_end : end;
+        min_max_run<Element>(arguments, task, stop);
+        task = stop;
+      }
     }
   });
 }

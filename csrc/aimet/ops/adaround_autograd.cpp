@@ -71,14 +71,14 @@ struct Regularizer : torch::autograd::Function<Regularizer> {
 at::Tensor quantize_autograd(const at::Tensor& weight, const at::Tensor& alpha,
                              const at::Tensor& scale, const at::Tensor& offset, int64_t qmin,
                              int64_t qmax, bool hard) {
-  if (ops::needs_gradient({alpha}))
+  if (ops::needs_gradient(alpha))
     return Quantize::apply(weight, alpha, scale, offset, qmin, qmax, hard);
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   return adaround_quantize_dequantize(weight, alpha, scale, offset, qmin, qmax, hard);
 }
 
 at::Tensor regularizer_autograd(const at::Tensor& alpha, double beta) {
-  if (ops::needs_gradient({alpha})) return Regularizer::apply(alpha, beta);
+  if (ops::needs_gradient(alpha)) return Regularizer::apply(alpha, beta);
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   return adaround_regularizer(alpha, beta);
 }

@@ -1,6 +1,7 @@
 // The C++ API of the affine operators (calls through the dispatcher) and their Meta kernels.
 #include "aimet/ops/affine.h"
 
+#include "aimet/ops/affine_composite.h"
 #include "aimet/ops/checks.h"
 #include "aimet/ops/dispatch.h"
 
@@ -28,6 +29,14 @@ at::Tensor quantize_dequantize(const at::Tensor& input, const at::Tensor& scale,
                                at::OptionalIntArrayRef block_size) {
   static const auto op =
       ops::find_operator<decltype(quantize_dequantize)>("aimet::quantize_dequantize");
+  return op.call(input, scale, offset, qmin, qmax, block_size);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dequantize_min_max(
+    const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+    std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+  static const auto op = ops::find_operator<decltype(quantize_dequantize_min_max)>(
+      "aimet::quantize_dequantize_min_max");
   return op.call(input, scale, offset, qmin, qmax, block_size);
 }
 
@@ -79,6 +88,16 @@ at::Tensor quantize_dequantize_meta(const at::Tensor& input, const at::Tensor& s
   return at::empty_like(input);
 }
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> with_limits_meta(
+    const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+    std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+  ops::check_affine("quantize_dequantize_min_max", input, scale, offset, block_size);
+  ops::check_grid("quantize_dequantize_min_max", qmin, qmax);
+  const at::TensorOptions options = input.options().dtype(ops::compute_type_of(input));
+  return {at::empty_like(input), at::empty_symint(scale.sym_sizes(), options),
+          at::empty_symint(scale.sym_sizes(), options)};
+}
+
 std::tuple<at::Tensor, at::Tensor> mask_meta(const at::Tensor& input, const at::Tensor& scale,
                                              const at::Tensor& offset, std::int64_t qmin,
                                              std::int64_t qmax,
@@ -114,6 +133,7 @@ TORCH_LIBRARY_IMPL(aimet, Meta, m) {
   m.impl("quantize", &aimet::quantize_meta);
   m.impl("dequantize", &aimet::dequantize_meta);
   m.impl("quantize_dequantize", &aimet::quantize_dequantize_meta);
+  m.impl("quantize_dequantize_min_max", &aimet::with_limits_meta);
   m.impl("_quantize_dequantize_mask", &aimet::mask_meta);
   m.impl("_quantize_dequantize_mask_backward", &aimet::mask_backward_meta);
   m.impl("_quantize_dequantize_backward", &aimet::backward_meta);

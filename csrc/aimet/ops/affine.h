@@ -35,6 +35,12 @@ AIMET_API at::Tensor quantize_dequantize(
     const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
     std::int64_t qmax, at::OptionalIntArrayRef block_size = at::OptionalIntArrayRef());
 
+// Also returns the limits that min_max (min_max.h) finds in `input`, in the shape of `scale`: what
+// calibration observes while the network runs quantized. One pass. The limits have no gradient.
+AIMET_API std::tuple<at::Tensor, at::Tensor, at::Tensor> quantize_dequantize_min_max(
+    const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+    std::int64_t qmax, at::OptionalIntArrayRef block_size = at::OptionalIntArrayRef());
+
 // The parts of the gradient, for users who write their own autograd functions.
 
 // Also returns the mask of the values inside the grid: uint8, ceil(numel / 8), bit i % 8 of byte i

@@ -4,6 +4,8 @@
 #include "aimet/ops/affine.h"
 #include "aimet/ops/affine_composite.h"
 #include "aimet/ops/autograd.h"
+#include "aimet/ops/dispatch.h"
+#include "aimet/ops/min_max.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/where.h>
@@ -162,25 +164,41 @@ struct DequantizeFunction : torch::autograd::Function<DequantizeFunction> {
   }
 };
 
-at::Tensor quantize_dequantize_autograd(const at::Tensor& input, const at::Tensor& scale,
-                                        const at::Tensor& offset, std::int64_t qmin,
-                                        std::int64_t qmax, at::OptionalIntArrayRef block_size) {
-  if (ops::needs_gradient({scale, offset})) {
+at::Tensor quantize_dequantize_autograd(c10::DispatchKeySet keys, const at::Tensor& input,
+                                        const at::Tensor& scale, const at::Tensor& offset,
+                                        std::int64_t qmin, std::int64_t qmax,
+                                        at::OptionalIntArrayRef block_size) {
+  if (ops::needs_gradient(scale, offset)) {
     return QuantizeDequantizeRange::apply(input, scale, offset, qmin, qmax,
                                           ops::to_vector(block_size));
   }
-  if (ops::needs_gradient({input})) {
+  if (ops::needs_gradient(input)) {
     return QuantizeDequantizeInput::apply(input, scale, offset, qmin, qmax,
                                           ops::to_vector(block_size));
   }
+  // On small tensors the way to the kernel is all that counts: no second look at the keys.
+  static const auto op =
+      ops::find_operator<decltype(quantize_dequantize)>("aimet::quantize_dequantize");
+  return op.redispatch(keys & c10::after_ADInplaceOrView_keyset, input, scale, offset, qmin, qmax,
+                       block_size);
+}
+
+// The gradient is that of quantize_dequantize; limits are constants.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> with_limits_autograd(
+    const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+    std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+  if (ops::needs_gradient(input, scale, offset)) {
+    auto [low, high] = min_max(input.detach(), scale.sym_sizes(), block_size);
+    return {quantize_dequantize(input, scale, offset, qmin, qmax, block_size), low, high};
+  }
   at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return quantize_dequantize(input, scale, offset, qmin, qmax, block_size);
+  return quantize_dequantize_min_max(input, scale, offset, qmin, qmax, block_size);
 }
 
 at::Tensor quantize_autograd(const at::Tensor& input, const at::Tensor& scale,
                              const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
                              at::OptionalIntArrayRef block_size) {
-  if (ops::needs_gradient({input, scale, offset})) {
+  if (ops::needs_gradient(input, scale, offset)) {
     return QuantizeFunction::apply(input, scale, offset, qmin, qmax, ops::to_vector(block_size));
   }
   at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -189,7 +207,7 @@ at::Tensor quantize_autograd(const at::Tensor& input, const at::Tensor& scale,
 
 at::Tensor dequantize_autograd(const at::Tensor& input, const at::Tensor& scale,
                                const at::Tensor& offset, at::OptionalIntArrayRef block_size) {
-  if (ops::needs_gradient({input, scale, offset})) {
+  if (ops::needs_gradient(input, scale, offset)) {
     return DequantizeFunction::apply(input, scale, offset, ops::to_vector(block_size));
   }
   at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -197,7 +215,7 @@ at::Tensor dequantize_autograd(const at::Tensor& input, const at::Tensor& scale,
 }
 
 at::Tensor mask_backward_autograd(const at::Tensor& grad, const at::Tensor& mask) {
-  if (ops::needs_gradient({grad})) return MaskSelection::apply(grad, mask);
+  if (ops::needs_gradient(grad)) return MaskSelection::apply(grad, mask);
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   return quantize_dequantize_mask_backward(grad, mask);
 }
@@ -206,7 +224,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_autograd(
     const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
     const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
     at::OptionalIntArrayRef block_size, std::array<bool, 3> output_mask) {
-  if (ops::needs_gradient({grad, input, scale, offset})) {
+  if (ops::needs_gradient(grad, input, scale, offset)) {
     const variable_list result = NoSecondDerivative::apply(grad, input, scale, offset, qmin, qmax,
                                                            ops::to_vector(block_size), output_mask);
     return {result[0], result[1], result[2]};
@@ -223,6 +241,7 @@ TORCH_LIBRARY_IMPL(aimet, Autograd, m) {
   m.impl("quantize", &aimet::quantize_autograd);
   m.impl("dequantize", &aimet::dequantize_autograd);
   m.impl("quantize_dequantize", &aimet::quantize_dequantize_autograd);
+  m.impl("quantize_dequantize_min_max", &aimet::with_limits_autograd);
   m.impl("_quantize_dequantize_mask_backward", &aimet::mask_backward_autograd);
   m.impl("_quantize_dequantize_backward", &aimet::backward_autograd);
 }

@@ -2,7 +2,9 @@
 // built in).
 #include "aimet/ops/affine_composite.h"
 
+#include "aimet/ops/affine.h"
 #include "aimet/ops/checks.h"
+#include "aimet/ops/min_max.h"
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
@@ -171,6 +173,14 @@ at::Tensor quantize_dequantize_composite(const at::Tensor& input, const at::Tens
   return std::get<0>(values_and_codes(input, scale, offset, qmin, qmax, block_size));
 }
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> with_limits_composite(
+    const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+    std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+  at::Tensor output = quantize_dequantize(input, scale, offset, qmin, qmax, block_size);
+  auto [low, high] = min_max(input, scale.sym_sizes(), block_size);
+  return {output, low, high};
+}
+
 std::tuple<at::Tensor, at::Tensor> mask_composite(const at::Tensor& input, const at::Tensor& scale,
                                                   const at::Tensor& offset, std::int64_t qmin,
                                                   std::int64_t qmax,
@@ -226,6 +236,7 @@ TORCH_LIBRARY_IMPL(aimet, CompositeExplicitAutograd, m) {
   m.impl("quantize", &aimet::quantize_composite);
   m.impl("dequantize", &aimet::dequantize_composite);
   m.impl("quantize_dequantize", &aimet::quantize_dequantize_composite);
+  m.impl("quantize_dequantize_min_max", &aimet::with_limits_composite);
   m.impl("_quantize_dequantize_mask", &aimet::mask_composite);
   m.impl("_quantize_dequantize_mask_backward", &aimet::mask_backward_composite);
   m.impl("_quantize_dequantize_backward", &aimet::backward_composite);

@@ -4,6 +4,7 @@
 #include "aimet/ops/checks.h"
 #include "aimet/ops/kernel_choice.h"
 #include "aimet/ops/layout.h"
+#include "aimet/ops/limits_reduction.h"
 #include "aimet/ops/output_memory.h"
 
 #include <ATen/Parallel.h>
@@ -34,6 +35,7 @@ Parameters parameters_of(const char* op, const at::Tensor& input, const at::Tens
 // Runs body(begin, end) over the elements [0, count), cut at multiples of kChunk.
 template <typename Body>
 void for_each_chunk(std::int64_t count, const Body& body) {
+  if (count <= ops::kGrainSize) return body(0, count);  // the way to threads costs something too
   const std::int64_t chunk_count = (count + cpu::kChunk - 1) / cpu::kChunk;
   at::parallel_for(0, chunk_count, ops::task_grain(cpu::kChunk),
                    [&](std::int64_t begin, std::int64_t end) {
@@ -41,26 +43,77 @@ void for_each_chunk(std::int64_t count, const Body& body) {
                    });
 }
 
+// What all forward operators do before they compute: memory order, parameters, output.
+struct Forward {
+  Forward(const char* op, cpu::AffineMode affine_mode, const at::Tensor& input,
+          const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+          at::OptionalIntArrayRef block_size, std::uint8_t* mask)
+      : mode(affine_mode),
+        x(ops::dense(input)),
+        parameters(parameters_of(op, x, scale, offset, block_size)),
+        output(ops::empty_output(x)),
+        type(ops::element_type(x)),
+        arguments{x.const_data_ptr(),
+                  output.mutable_data_ptr(),
+                  mask,
+                  parameters.scale.const_data_ptr(),
+                  parameters.offset.const_data_ptr(),
+                  parameters.layout.shape,
+                  static_cast<double>(qmin),
+                  static_cast<double>(qmax),
+                  ops::is_streamed(output)} {}
+
+  void run(std::int64_t begin, std::int64_t end) const {
+    ops::kernels().affine(type, mode, arguments, begin, end);
+  }
+
+  cpu::AffineMode mode;
+  at::Tensor x;
+  Parameters parameters;
+  at::Tensor output;
+  cpu::ElementType type;
+  cpu::AffineArguments arguments;
+};
+
 at::Tensor apply(const char* op, cpu::AffineMode mode, const at::Tensor& input,
                  const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
                  std::int64_t qmax, at::OptionalIntArrayRef block_size, std::uint8_t* mask) {
-  const at::Tensor x = ops::dense(input);
-  const Parameters parameters = parameters_of(op, x, scale, offset, block_size);
-  at::Tensor output = ops::empty_output(x);
-  const cpu::AffineArguments arguments{x.const_data_ptr(),
-                                       output.mutable_data_ptr(),
-                                       mask,
-                                       parameters.scale.const_data_ptr(),
-                                       parameters.offset.const_data_ptr(),
-                                       parameters.layout.shape,
-                                       static_cast<double>(qmin),
-                                       static_cast<double>(qmax)};
-  const cpu::ElementType type = ops::element_type(x);
-  const cpu::KernelTable& kernels = ops::kernels();
-  for_each_chunk(x.numel(), [&](std::int64_t begin, std::int64_t end) {
-    kernels.affine(type, mode, arguments, begin, end);
-  });
-  return output;
+  const Forward forward(op, mode, input, scale, offset, qmin, qmax, block_size, mask);
+  for_each_chunk(forward.x.numel(),
+                 [&](std::int64_t begin, std::int64_t end) { forward.run(begin, end); });
+  return forward.output;
+}
+
+// The limits of a few chunks, then their codes, while they are in the cache. Tasks of the reduction
+// that follow each other cover elements that follow each other, if whole blocks of rows are taken.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> with_limits_cpu(
+    const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
+    std::int64_t qmax, at::OptionalIntArrayRef block_size) {
+  constexpr const char* kOp = "quantize_dequantize_min_max";
+  constexpr std::int64_t kUnit = 8 * cpu::kChunk;
+  ops::check_affine(kOp, input, scale, offset, block_size);
+  ops::check_grid(kOp, qmin, qmax);
+  const Forward forward(kOp, cpu::AffineMode::kQuantizeDequantize, input, scale, offset, qmin, qmax,
+                        block_size, nullptr);
+  const ops::LimitsReduction limits(forward.x, forward.parameters.layout);
+  const cpu::Reduction& reduction = limits.reduction();
+  const std::int64_t per_unit =
+      reduction.is_by_columns()
+          ? std::max<std::int64_t>(1, reduction.column_tiles())
+          : kUnit / std::clamp<std::int64_t>(reduction.shape.inner, 1, cpu::kChunk);
+  const std::int64_t units = (reduction.task_count() + per_unit - 1) / per_unit;
+  at::parallel_for(
+      0, units, ops::task_grain(reduction.task_size() * per_unit),
+      [&](std::int64_t first_unit, std::int64_t last_unit) {
+        for (std::int64_t unit = first_unit; unit < last_unit; ++unit) {
+          const std::int64_t begin = unit * per_unit;
+          const std::int64_t end = std::min(begin + per_unit, reduction.task_count());
+          limits.run(begin, end);
+          forward.run(reduction.first_element(begin), reduction.first_element(end));
+        }
+      });
+  auto [low, high] = limits.result(scale.sizes());
+  return {forward.output, low, high};
 }
 
 at::Tensor quantize_cpu(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset,
@@ -176,6 +229,7 @@ TORCH_LIBRARY_IMPL(aimet, CPU, m) {
   m.impl("quantize", &aimet::quantize_cpu);
   m.impl("dequantize", &aimet::dequantize_cpu);
   m.impl("quantize_dequantize", &aimet::quantize_dequantize_cpu);
+  m.impl("quantize_dequantize_min_max", &aimet::with_limits_cpu);
   m.impl("_quantize_dequantize_mask", &aimet::mask_cpu);
   m.impl("_quantize_dequantize_mask_backward", &aimet::mask_backward_cpu);
   m.impl("_quantize_dequantize_backward", &aimet::backward_cpu);

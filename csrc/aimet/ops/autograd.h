@@ -8,7 +8,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cstdint>
-#include <initializer_list>
 #include <optional>
 #include <vector>
 
@@ -27,12 +26,9 @@ inline at::OptionalIntArrayRef view_of(const BlockSize& block_size) {
                                 : at::OptionalIntArrayRef();
 }
 
-inline bool needs_gradient(std::initializer_list<at::Tensor> tensors) {
-  if (!at::GradMode::is_enabled()) return false;
-  for (const at::Tensor& tensor : tensors) {
-    if (tensor.requires_grad()) return true;
-  }
-  return false;
+template <typename... Tensors>
+bool needs_gradient(const Tensors&... tensors) {
+  return at::GradMode::is_enabled() && (tensors.requires_grad() || ...);
 }
 
 // Masks are in memory order, so gradients have to have the strides of the output.

@@ -67,6 +67,7 @@ void check_affine(const char* op, const at::Tensor& input, const at::Tensor& sca
   check_is_floating(op, "scale", scale);
   TORCH_CHECK_TYPE(!offset.is_complex() && offset.scalar_type() != at::kBool, op,
                    ": `offset` must hold real numbers, got ", offset.scalar_type());
+  if (scale.dim() == 0 && offset.dim() == 0 && !block_size.has_value()) return;
   check_granularity(op, "scale", scale.sym_sizes(), input.sym_sizes(), block_size);
   const bool is_single =
       offset.dim() == 0 || (offset.dim() <= scale.dim() && offset.sym_numel() == 1);

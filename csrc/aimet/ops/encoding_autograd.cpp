@@ -61,7 +61,7 @@ struct EncodingFromRange : torch::autograd::Function<EncodingFromRange> {
 
 Pair encoding_from_range_autograd(const at::Tensor& min, const at::Tensor& max, std::int64_t qmin,
                                   std::int64_t qmax, bool symmetric) {
-  if (ops::needs_gradient({min, max})) {
+  if (ops::needs_gradient(min, max)) {
     const variable_list result = EncodingFromRange::apply(min, max, qmin, qmax, symmetric);
     return {result[0], result[1]};
   }

@@ -115,11 +115,11 @@ struct MicroscalingInput : torch::autograd::Function<MicroscalingInput> {
 at::Tensor float_autograd(const at::Tensor& input, const at::Tensor& scale,
                           std::int64_t exponent_bits, std::int64_t mantissa_bits, bool finite,
                           bool unsigned_zero, bool saturate, at::OptionalIntArrayRef block_size) {
-  if (ops::needs_gradient({scale})) {
+  if (ops::needs_gradient(scale)) {
     return FloatScale::apply(input, scale, exponent_bits, mantissa_bits, finite, unsigned_zero,
                              saturate, ops::to_vector(block_size));
   }
-  if (ops::needs_gradient({input})) {
+  if (ops::needs_gradient(input)) {
     return FloatInput::apply(input, scale, exponent_bits, mantissa_bits, finite, unsigned_zero,
                              saturate, ops::to_vector(block_size));
   }
@@ -132,7 +132,7 @@ std::tuple<at::Tensor, at::Tensor> float_backward_autograd(
     const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
     std::int64_t exponent_bits, std::int64_t mantissa_bits, bool finite, bool unsigned_zero,
     bool saturate, at::OptionalIntArrayRef block_size, std::array<bool, 2> output_mask) {
-  if (ops::needs_gradient({grad, input, scale})) {
+  if (ops::needs_gradient(grad, input, scale)) {
     const variable_list result =
         NoSecondDerivative::apply(grad, input, scale, exponent_bits, mantissa_bits, finite,
                                   unsigned_zero, saturate, ops::to_vector(block_size), output_mask);
@@ -147,7 +147,7 @@ std::tuple<at::Tensor, at::Tensor> float_backward_autograd(
 std::tuple<at::Tensor, at::Tensor> microscaling_autograd(
     const at::Tensor& input, std::string_view element, std::int64_t axis, std::int64_t block_size,
     const std::optional<at::Tensor>& tensor_scale) {
-  if (ops::needs_gradient({input})) {
+  if (ops::needs_gradient(input)) {
     const variable_list result =
         MicroscalingInput::apply(input, std::string(element), axis, block_size, tensor_scale);
     return {result[0], result[1]};

@@ -38,6 +38,12 @@ TORCH_LIBRARY(aimet, m) {
       "qmin, int qmax, int[]? block_size, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
       kTags);
 
+  // quantize_dequantize and the limits of the finite inputs that share a scale, in one pass.
+  m.def(
+      "quantize_dequantize_min_max(Tensor input, Tensor scale, Tensor offset, int qmin, int qmax, "
+      "int[]? block_size=None) -> (Tensor output, Tensor min, Tensor max)",
+      kTags);
+
   // --- float_format.h: round(input / scale) * scale, to a floating-point format ---
   m.def(
       "quantize_dequantize_float(Tensor input, Tensor scale, int exponent_bits, int mantissa_bits, "

@@ -63,7 +63,7 @@ void by_range_autograd(at::Tensor input, const at::Tensor& min, const at::Tensor
                        std::int64_t qmin, std::int64_t qmax, bool symmetric,
                        std::optional<double> clamp_min, std::optional<double> clamp_max) {
   TORCH_CHECK_NOT_IMPLEMENTED(
-      !ops::needs_gradient({input, min, max}), kByRange,
+      !ops::needs_gradient(input, min, max), kByRange,
       ": `input`, `min` and `max` must need no gradient, which would be lost; use "
       "quantize_dequantize, or torch.no_grad()");
   at::AutoDispatchBelowADInplaceOrView below_autograd;

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +13,16 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import agreement, formats, harness, model_subjects, operators, render
+from benchmarks import (
+    agreement,
+    formats,
+    gpu,
+    harness,
+    kernels,
+    model_subjects,
+    operators,
+    render,
+)
 from benchmarks.rivals import setup
 from benchmarks.subjects import QMAX, SUBJECTS, affine_inputs, make_subject
 from benchmarks.timing import Subject
@@ -148,6 +159,60 @@ def test_rules_tell_ties_from_errors() -> None:
     assert not agreement.sqnr_at_least(21)([tie * 0.9], [tie])[0]
 
 
+def test_neighboring_candidates_may_tie() -> None:
+    theirs = np.linspace(1, 2, 100)
+    one, many, far = theirs.copy(), theirs * 1.01, theirs.copy()
+    one[7] *= 1.01
+    far[7] *= 1.02
+    rule = agreement.candidates(0.01, share=0.02)
+    assert rule([theirs], [theirs]) == (True, "the same candidates")
+    assert rule([one], [theirs]) == (True, "1 of 100 neighbors")
+    assert not rule([many], [theirs])[0]
+    assert not rule([far], [theirs])[0]
+
+
+def test_threads_are_numbers_or_all() -> None:
+    assert command.thread_counts(["1", "all", "1"]) == list(dict.fromkeys([1, os.cpu_count()]))
+    with pytest.raises(ValueError, match='--threads takes numbers and "all", got `none`'):
+        command.thread_counts(["none"])
+
+
+def test_fractions_of_the_bandwidth() -> None:
+    """Everything but the device: a clock that takes a second for every call."""
+    calls: list[object] = []
+
+    def clock(run: Callable[[], object]) -> float:
+        calls.append(run())
+        return 1.0
+
+    cases = gpu.measure(torch.device("cpu"), 2 * gpu.CHANNELS, clock)
+    assert [case["name"] for case in cases] == [*gpu.TARGETS] * len(gpu.DTYPES)
+    # As many seconds as the copy: two thirds of its traffic more for a backward.
+    assert [case["fraction"] for case in cases[:3]] == [1.0, 1.0, 1.5]
+    assert all(case["met"] for case in cases)
+    assert len(calls) == gpu.ROUNDS * 4 * len(gpu.DTYPES)
+    table = render.markdown({"runs": [report_of_nothing()], "gpu": {"device": "D", "cases": cases}})
+    assert "| forward, 0M float32 | 1.00 |" in table.splitlines()
+
+
+def report_of_nothing() -> dict[str, object]:
+    keys = ("processor", "processors", "threads", "instruction_set", "torch")
+    machine = dict.fromkeys((*keys, "load_before", "load_after"), 1)
+    return {"environment": machine, "cases": []}
+
+
+def test_kernels_are_compared_with_memcpy(tmp_path) -> None:
+    program = tmp_path / "aimet_kernel_benchmark"
+    with pytest.raises(FileNotFoundError, match="is not built; run cmake"):
+        kernels.run(program)
+    entry = {"kernel": "k", "instruction_set": "avx2", "elements": 1000, "bytes_per_element": 8}
+    entry |= {"seconds": 2e-6, "memcpy_seconds": 1e-6}
+    program.write_text(f"#!/bin/sh\necho '{json.dumps([entry])}'\n")
+    program.chmod(0o755)
+    (read,) = kernels.run(program)
+    assert kernels.line_of(read) == "kernels/k, 1000 elements, avx2: 4.0 GB/s, 0.50 of memcpy"
+
+
 def test_an_environment_that_cannot_be_made_is_reported(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(setup.sys, "executable", "/bin/false")
     with pytest.raises(setup.RivalUnavailableError, match="failed"):
@@ -160,7 +225,9 @@ def test_table_names_what_was_missed_and_not_measured() -> None:
     rivals = [bound, {"name": "a", "role": "aimet", "target": None, "unavailable": "no network"}]
     keys = ("processor", "processors", "threads", "instruction_set", "torch")
     machine = dict.fromkeys((*keys, "load_before", "load_after"), 1)
-    table = render.markdown({"environment": machine, "cases": [{**case, "rivals": rivals}]})
+    run = {"environment": machine, "cases": [{**case, "rivals": rivals}]}
+    table = render.markdown({"runs": [run], "gpu": {"unavailable": "no GPU"}})
+    assert "| forward, backward, per channel | not measured: no GPU |" in table.splitlines()
     row = "| case | 2.5 µs ± 20 % | 1.50 `clone` (target missed) | - | not measured |"
     assert row in table.splitlines()
 

@@ -167,6 +167,12 @@ SHARED: list[tuple[str, Arguments, type[Exception], str]] = [
         TypeError,
         "`tensor_scale` must be float16",
     ),
+    (
+        "quantize_dequantize_min_max",
+        (X, torch.tensor(1.0), ZERO, 7, 7),
+        ValueError,
+        "quantize_dequantize_min_max: `qmin` must be less than `qmax`",
+    ),
     ("min_max", (X.int(), ()), TypeError, "min_max: `input` must be float16"),
     (
         "min_max",

@@ -40,7 +40,7 @@ def histogram() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def samples_of(operator: str) -> list[tuple]:
     """Positional arguments; tensors that can learn require a gradient."""
-    if operator in ("quantize", "quantize_dequantize"):
+    if operator in ("quantize", "quantize_dequantize", "quantize_dequantize_min_max"):
         inputs = [(x, s, o, *GRID, case.block_size) for case, x, s, o in affine_samples()]
         learning = [
             (
@@ -132,6 +132,7 @@ OURS = [
     "quantize",
     "dequantize",
     "quantize_dequantize",
+    "quantize_dequantize_min_max",
     "_quantize_dequantize_mask",
     "_quantize_dequantize_mask_backward",
     "_quantize_dequantize_backward",
@@ -289,6 +290,12 @@ def test_the_fallback_gives_the_same_bits(case: Case, dtype: torch.dtype) -> Non
         fallback("_quantize_dequantize_mask_backward", grad, mask),
         OPERATORS._quantize_dequantize_mask_backward(grad, mask),
     )
+    for ours, theirs in zip(
+        fallback("quantize_dequantize_min_max", *arguments),
+        ops.quantize_dequantize_min_max(*arguments),
+        strict=True,
+    ):
+        assert same_bits(ours, theirs)
     for ours, theirs in zip(
         fallback("min_max", x, case.scale_shape, case.block_size),
         ops.min_max(x, case.scale_shape, case.block_size),
