@@ -26,7 +26,7 @@ _OBJECTS = {
 }
 _MODULES = (
     *("common", "encodings", "export", "graph", "nn", "onnx", "ops", "ptq"),
-    *("quantization", "quantsim", "report"),
+    *("qat", "quantization", "quantsim", "report"),
 )
 
 __all__ = ["QuantizationSimModel", "__version__", *_MODULES]  # noqa: PLE0604 - all are strings

@@ -60,8 +60,9 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "graph": {"nn"},
     "quantsim": {"graph", "encodings"},
     "ptq": {"quantsim"},
+    "qat": {"quantsim"},
     "export": {"quantsim"},
-    "report": {"ptq", "export"},
+    "report": {"ptq", "qat", "export"},
     "cli": {"report"},
     "__main__": {"_native"},
 }

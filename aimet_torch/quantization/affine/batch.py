@@ -6,6 +6,7 @@ costs more than running a small network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from aimet_torch import ops
 from aimet_torch.quantization.affine.quantizer import AffineQuantizerBase
+from aimet_torch.quantization.affine.ranges import MinMaxRange
 from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantization.encoding_analyzer import MinMaxEncodingAnalyzer
 from aimet_torch.quantization.grid import limits_of_steps
@@ -90,7 +92,12 @@ def set_ranges(quantizers: Sequence[Any], minimum: Tensor, maximum: Tensor) -> N
         minimum: lower ends of all of them, flat, one after the other.
         maximum: upper ends, not below them.
     """
-    sizes = [quantizer.min.numel() for quantizer in quantizers]
+    sizes = [math.prod(quantizer.shape) for quantizer in quantizers]
+    if not all(isinstance(quantizer.parametrization, MinMaxRange) for quantizer in quantizers):
+        limits = minimum.split(sizes), maximum.split(sizes)
+        for quantizer, low, high in zip(quantizers, *limits, strict=True):
+            quantizer.set_range(low.view(quantizer.shape), high.view(quantizer.shape))
+        return
     for name, values in (("min", minimum), ("max", maximum)):
         targets = [getattr(quantizer, name) for quantizer in quantizers]
         parts = values.to(targets[0].dtype).split(sizes)
