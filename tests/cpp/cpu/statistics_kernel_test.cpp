@@ -2,6 +2,7 @@
 
 #include "each_capability.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -41,6 +42,36 @@ TEST_P(StatisticsKernel, FindsTheLimitsOfFiniteValues) {
     }
     EXPECT_EQ(least, expected_least);
     EXPECT_EQ(greatest, expected_greatest);
+  }
+}
+
+TEST_P(StatisticsKernel, FindsTheSameLimitsTaskByTask) {
+  for (const Shape shape : kShapes) {
+    const std::vector<float> x = normal(count_of(shape), 8);
+    const Reduction reduction{shape};
+    const auto partial_count = static_cast<std::size_t>(reduction.partial_count());
+    std::vector<float> low[2], high[2];
+    for (const int at_once : {0, 1}) {
+      low[at_once].resize(partial_count);
+      high[at_once].resize(partial_count);
+      const MinMaxArguments arguments{x.data(), low[at_once].data(), high[at_once].data(),
+                                      reduction};
+      const std::int64_t step = at_once == 1 ? std::max<std::int64_t>(1, reduction.task_count()) : 1;
+      for (std::int64_t task = 0; task < reduction.task_count(); task += step)
+        kernels().min_max(ElementType::kFloat32, arguments, task, task + step);
+    }
+    // Partial results of a channel: those of each of its groups.
+    const std::int64_t per_group = reduction.partials_per_group();
+    for (std::int64_t row = 0; per_group > 0 && row < reduction.partial_count(); row += per_group) {
+      const auto least = [&](const std::vector<float>& values) {
+        return *std::min_element(values.begin() + row, values.begin() + row + per_group);
+      };
+      const auto greatest = [&](const std::vector<float>& values) {
+        return *std::max_element(values.begin() + row, values.begin() + row + per_group);
+      };
+      ASSERT_EQ(least(low[0]), least(low[1]));
+      ASSERT_EQ(greatest(high[0]), greatest(high[1]));
+    }
   }
 }
 
