@@ -74,8 +74,8 @@ struct KernelTable {
   // Units [begin, end) of the arguments: each block's scale, then its elements.
   void (*microscaling)(ElementType, const MicroscalingArguments&, std::int64_t begin,
                        std::int64_t end);
-  // Minimum and maximum of the finite values; +inf/-inf where there is none. Of the tasks of one run
-  // in [begin, end), the first gets the limits of all, the others +inf/-inf.
+  // Minimum and maximum of the finite values; +inf/-inf where there is none. Of the tasks of one
+  // run in [begin, end), the first gets the limits of all, the others +inf/-inf.
   void (*min_max)(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);
   // Adds the finite values of the box to `counts` (channels, bin_count); bins: core/histogram.h.
   void (*histogram)(ElementType, const HistogramArguments&, const Box&, std::int64_t* counts);

@@ -56,7 +56,8 @@ TEST_P(StatisticsKernel, FindsTheSameLimitsTaskByTask) {
       high[at_once].resize(partial_count);
       const MinMaxArguments arguments{x.data(), low[at_once].data(), high[at_once].data(),
                                       reduction};
-      const std::int64_t step = at_once == 1 ? std::max<std::int64_t>(1, reduction.task_count()) : 1;
+      const std::int64_t tasks = std::max<std::int64_t>(1, reduction.task_count());
+      const std::int64_t step = at_once == 1 ? tasks : 1;
       for (std::int64_t task = 0; task < reduction.task_count(); task += step)
         kernels().min_max(ElementType::kFloat32, arguments, task, task + step);
     }

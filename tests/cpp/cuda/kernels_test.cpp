@@ -165,7 +165,7 @@ TEST_P(CudaKernels, MinMaxEqualsTheCpu) {
   Buffer actual_low(compute_size_, partials), actual_high(compute_size_, partials);
   core::MinMaxArguments arguments{input_.data(), expected_low.data(), expected_high.data(),
                                   reduction_};
-  // One by one: of tasks of the same run that it is given together, the first gets the limits of all.
+  // One by one: of tasks of one run that it is given together, the first gets the limits of all.
   for (std::int64_t task = 0; task < reduction_.task_count(); ++task)
     cpu_kernels().min_max(type_, arguments, task, task + 1);
   arguments.partial_min = actual_low.data();
