@@ -2,6 +2,7 @@
 
 from aimet_torch.ptq.adaround import Adaround, AdaroundParameters
 from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms, fold_given_batch_norms
+from aimet_torch.ptq.batch_norm_to_scale import fold_all_batch_norms_to_scale
 from aimet_torch.ptq.cross_layer_equalization import (
     CrossLayerScaling,
     HighBiasFold,
@@ -22,5 +23,6 @@ __all__ = [
     "equalize_bn_folded_model",
     "equalize_model",
     "fold_all_batch_norms",
+    "fold_all_batch_norms_to_scale",
     "fold_given_batch_norms",
 ]

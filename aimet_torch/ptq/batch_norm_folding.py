@@ -183,6 +183,14 @@ def find_standalone_batchnorm_ops(connected_graph: ModelGraph) -> list[OpNode]:
     return list(_search(connected_graph, ModuleUses(connected_graph))[1])
 
 
+def __getattr__(name: str) -> Any:
+    if name == "fold_all_batch_norms_to_scale":  # AIMET has it here; it builds on this module
+        from aimet_torch.ptq.batch_norm_to_scale import fold_all_batch_norms_to_scale
+
+        return fold_all_batch_norms_to_scale
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 # ---------------------------------------------------------------------------------------- search
 
 
