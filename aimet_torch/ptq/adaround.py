@@ -242,22 +242,13 @@ def _solver(params: AdaroundParameters, scheme: QuantScheme) -> Callable[[LayerT
         )
         if params.method == "sampled":
             inputs, outputs = zip(*task.batches(), strict=True)
-            samples = (torch.cat(inputs), torch.cat(outputs), _clamp_of(task.activation))
+            samples = (torch.cat(inputs), torch.cat(outputs), task.clamp)
             relaxation.samples = samples
         return relax_layer(
             task.view, task.grid, task.sums, relaxation, search_scales=chooses_scales
         )
 
     return solve
-
-
-def _clamp_of(activation: nn.Module | None) -> tuple[float, float]:
-    """What an activation clamps to; of others the loss stands before them."""
-    if isinstance(activation, nn.Hardtanh):  # ReLU6 too
-        return float(activation.min_val), float(activation.max_val)
-    if isinstance(activation, nn.ReLU):
-        return 0.0, float("inf")
-    return float("-inf"), float("inf")
 
 
 def apply_report(model: nn.Module, report: LayerwiseReport) -> nn.Module:

@@ -39,7 +39,7 @@ class LayerTask:
         view: The layer as matrices.
         grid: Of its weight.
         sums: Second moments of its inputs and wanted outputs over all batches.
-        activation: The operation behind it that it shares with nothing else, such as a ReLU.
+        clamp: What the activation behind it clamps to, infinite where there is none.
         batches: Gives (input, wanted output before the activation) of each batch.
     """
 
@@ -47,7 +47,7 @@ class LayerTask:
     view: LayerView
     grid: WeightGrid
     sums: LayerSums
-    activation: nn.Module | None
+    clamp: tuple[float, float]
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
@@ -81,6 +81,7 @@ def quantize_layers(
     checkpoint: Checkpoint | None = None,
     description: str = "Rounding weights",
     on_original_inputs: bool = False,
+    weighs_positions: bool = True,
 ) -> LayerwiseReport:
     """Solve every layer that has a quantizer; set the quantizers' ranges.
 
@@ -94,9 +95,11 @@ def quantize_layers(
         checkpoint: Where finished layers are kept and found.
         description: Of the progress bar.
         on_original_inputs: Collect moments on the inputs that layers have in the original network.
+        weighs_positions: Positions that the activation cuts off count less where they can.
     """
     walk = _Walk(model, dummy_input, quantizers, solve, checkpoint)
     walk.on_changed_inputs = not on_original_inputs
+    walk.weighs_positions = weighs_positions
     with ValueCache(cache_budget) as cache:
         walk.run(calls, cache, description)
         walk.report.peak_cache, walk.report.spilled = cache.peak, cache.spilled
@@ -121,6 +124,7 @@ class _Walk:
         self.checkpoint = checkpoint
         self.report = LayerwiseReport()
         self.on_changed_inputs = True
+        self.weighs_positions = True
         self.grids: dict[str, WeightGrid] = {}
         uses = ModuleUses(self.graph)
         inside = {op.module_name for b in self.graph.boundaries for op in b.ops}
@@ -192,14 +196,15 @@ class _Walk:
             for batch in range(replay.batch_count):
                 yield replay.operands(op, batch, self.on_changed_inputs)[0], wanted(batch)
 
+        clamp = _clamp_of(skip_identity(op.next_op()))
         for batch in range(replay.batch_count):
             replay.put_original(op, batch, layer(*replay.operands(op, batch, False)))
             if not is_known:
                 x = replay.operands(op, batch, self.on_changed_inputs)[0]
-                view.add_batch(sums, x, wanted(batch))
-        following = skip_identity(op.next_op()) if skip is None else None
-        activation = following.module if following is not None else None
-        task = LayerTask(name, view, self.grids[name], sums, activation, batches)
+                y = wanted(batch)
+                importance = _importance(view, y, clamp) if self.weighs_positions else None
+                view.add_batch(sums, x, y, importance)
+        task = LayerTask(name, view, self.grids[name], sums, clamp, batches)
         weight, bias = self._finish(task)
         replay.finish(op, lambda args: run_layer(layer, weight, bias, args))
 
@@ -264,7 +269,9 @@ class _Walk:
             if not bool(sums.total.any()):
                 self.report.skipped[name] = "no batch reaches it"
                 return
-        weight, bias = self._finish(LayerTask(name, view, self.grids[name], sums, None, batches))
+        weight, bias = self._finish(
+            LayerTask(name, view, self.grids[name], sums, _clamp_of(None), batches)
+        )
         target.weight.data.copy_(weight)
         if bias is not None:
             target.bias.data.copy_(bias)
@@ -309,6 +316,29 @@ def _keeps(seen: dict[str, Tensor], what: str) -> Callable[..., None]:
         seen[what] = args[0] if what == "input" else output
 
     return hook
+
+
+_CLIPPED_IMPORTANCE = 0.1
+
+
+def _importance(view: LayerView, output: Tensor, clamp: tuple[float, float]) -> Tensor | None:
+    """What the positions of a depthwise layer count: little where the activation cuts them off.
+
+    Other layers share one Gram matrix among their outputs, which are cut off at different
+    positions.
+    """
+    low, high = clamp
+    if view.outputs != 1 or view.groups == 1 or (low == -torch.inf and high == torch.inf):
+        return None
+    return torch.where((output > low) & (output < high), 1.0, _CLIPPED_IMPORTANCE)
+
+
+def _clamp_of(op: OpNode | None) -> tuple[float, float]:
+    """What an operation clamps to; infinite where it does something else."""
+    if op is not None and isinstance(op.module, nn.Hardtanh):  # ReLU6 too
+        return float(op.module.min_val), float(op.module.max_val)
+    is_rectifier = op is not None and op.op_type == "Relu"
+    return (0.0 if is_rectifier else float("-inf")), float("inf")
 
 
 def _is_layer(module: nn.Module | None) -> TypeGuard[LayerType]:

@@ -99,6 +99,7 @@ def solve_simulation(
         checkpoint=None if checkpoint is None else checkpoint(original, calls),
         description=description,
         on_original_inputs=on_original_inputs,
+        weighs_positions=not keeps_weights,
     )
     with torch.no_grad():
         for name, result in report.results.items():
