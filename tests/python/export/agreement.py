@@ -48,27 +48,26 @@ def run(path: str | Path | bytes, *inputs: torch.Tensor) -> list[np.ndarray]:
 def record(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> dict[str, list[np.ndarray]]:
     """What each quantizer of a simulation returned, by its name, in one run."""
     seen: dict[str, list[np.ndarray]] = {}
-    originals = []
-    for name, module in model.named_modules():
-        if isinstance(module, QuantizerBase):
-            originals.append(module)
-            module.simulate = _recorder(type(module).simulate.__get__(module), name, seen)
+    hooks = [
+        module.register_forward_hook(_recorder(name, seen))
+        for name, module in model.named_modules()
+        if isinstance(module, QuantizerBase)
+    ]
     try:
         with torch.no_grad():
             model(*inputs)
     finally:
-        for module in originals:
-            del module.simulate
+        for hook in hooks:
+            hook.remove()
     return seen
 
 
-def _recorder(simulate, name, seen):
-    def wrapper(input):
-        result = simulate(input)
-        seen.setdefault(name, []).append(result.detach().numpy().copy())
-        return result
+def _recorder(name, seen):
+    def hook(_module, _args, output):
+        values = output.as_subclass(torch.Tensor).detach().numpy().copy()
+        seen.setdefault(name, []).append(values)
 
-    return wrapper
+    return hook
 
 
 def node_by_node(
