@@ -31,13 +31,14 @@ export AIMET_BUILD_JOBS
 
 CXX_SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt CMakePresets.json setup.py
 
-.PHONY: help demo test bench lint build assets cpp-tests python-tests cuda-compile clean clean-all
+.PHONY: help demo test bench accuracy lint build assets cpp-tests python-tests cuda-compile clean clean-all
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          set up, then quantize MobileNetV2 and export it; results in demo_out/"
 	@echo "make test          set up, then run all C++ and Python tests"
 	@echo "make bench         time every case against its rivals, aimet-torch 2.42 among them; build/benchmarks.json"
+	@echo "make accuracy      what rounding of weights recovers on photographs and on Fashion-MNIST; build/rounding.json"
 	@echo "make lint          ruff, mypy and the layering test"
 	@echo "make build         set up and build the library into aimet_torch/lib (editable install)"
 	@echo "make cuda-compile  compile and link the CUDA kernels (needs nvcc, no GPU)"
@@ -73,6 +74,10 @@ cuda-compile: $(STAMPS)/environment
 	$(BIN)/python -c "import json, torch; torch.ops.load_library('build/cuda-compile/libaimet.so'); \
 	  assert json.loads(torch.ops.aimet.build_info())['cuda'], 'no CUDA kernels'" && \
 	echo "cuda-compile: compiled and linked in $$(( $$(date +%s) - start )) s"
+
+accuracy: $(STAMPS)/build $(STAMPS)/assets
+	@mkdir -p build
+	$(BIN)/python -m benchmarks.rounding --output build/rounding.json
 
 lint: $(STAMPS)/build
 	$(BIN)/python -m ruff check .
