@@ -79,11 +79,12 @@ def learn_ranges(
         ValueError: a method or initialization that does not exist.
         NotImplementedError: PACT with blocks or a shifted grid.
 
-    >>> sim = QuantizationSimModel(nn.Linear(4, 2), torch.randn(1, 4), default_param_bw=4)
+    >>> model = nn.Sequential(nn.Linear(4, 2))
+    >>> sim = QuantizationSimModel(model, torch.randn(1, 4), default_param_bw=4)
     >>> sim.compute_encodings([torch.randn(8, 4)])
-    >>> learn_ranges(sim, "lsq")[-1]
-    'param_quantizers.weight'
-    >>> [name for name, _ in sim.model.param_quantizers["weight"].named_parameters()]
+    >>> learn_ranges(sim, "lsq")[0]
+    '0.param_quantizers.weight'
+    >>> [name for name, _ in sim.model[0].param_quantizers["weight"].named_parameters()]
     ['scale']
     """
     module = model_of("learn_ranges", model)
