@@ -101,6 +101,32 @@ TEST_P(StatisticsKernel, CountsEveryFiniteValueOnce) {
   }
 }
 
+// Long runs are counted in several arrays of 16 bits: more equal values than these can hold.
+TEST_P(StatisticsKernel, CountsLongRuns) {
+  constexpr std::int64_t kSize = 1300001;
+  for (const std::int64_t bins : {16, 512, 2048, 2049}) {
+    std::vector<float> x = normal(kSize, 10);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      if (i % 50 != 0) x[i] = 0.0f;
+    }
+    x[8] = kInfinity;
+    x[kSize - 1] = std::numeric_limits<float>::quiet_NaN();
+    const float low = 0.0f;
+    const float high = 2.0f;
+    constexpr std::int64_t kBegin = 3;
+    std::vector<std::int64_t> counts(static_cast<std::size_t>(bins), 7);
+    std::vector<std::int64_t> expected = counts;
+    for (std::size_t i = kBegin; i < x.size(); ++i) {
+      if (!std::isfinite(x[i])) continue;
+      ++expected[static_cast<std::size_t>(
+          core::bin_index(x[i], core::Range<float>{low, high}, bins))];
+    }
+    kernels().histogram(ElementType::kFloat32, {x.data(), &low, &high, {1, 1, kSize}, bins},
+                        {0, 1, 0, 1, kBegin, kSize}, counts.data());
+    EXPECT_EQ(counts, expected);
+  }
+}
+
 TEST_P(StatisticsKernel, CountsNothingWhereNothingWasObserved) {
   const std::vector<float> x = normal(100, 11);
   const float low = kInfinity;
