@@ -3,7 +3,7 @@
 from aimet_torch.graph.capture import bind_inputs, trace
 from aimet_torch.graph.model_graph import Boundary, ModelGraph, OpNode, Value, skip_identity
 from aimet_torch.graph.op_types import GRID_PRESERVING_OPS, op_type_of_module
-from aimet_torch.graph.rewrite import drop_keyword
+from aimet_torch.graph.rewrite import drop_simulation_keywords
 
 __all__ = [
     "GRID_PRESERVING_OPS",
@@ -12,7 +12,7 @@ __all__ = [
     "OpNode",
     "Value",
     "bind_inputs",
-    "drop_keyword",
+    "drop_simulation_keywords",
     "op_type_of_module",
     "skip_identity",
     "trace",

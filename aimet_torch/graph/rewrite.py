@@ -194,13 +194,45 @@ def compile_forward(model: nn.Module, graph: fx.Graph, signature: Signature) -> 
     object.__setattr__(model, "__class__", _make_class(user_class, graph, signature))
 
 
+#: Keywords of module calls that quantized modules know and no other ones.
+SIMULATION_KEYWORDS = ("call_site", "owns_input")
+
+
+def call_simulated(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a module; one that is not quantized gets no keyword of `SIMULATION_KEYWORDS`.
+
+    So a quantized module of a rewritten model can be replaced by any other module.
+    """
+    if not hasattr(module, "accepts_call_site"):
+        kwargs = {k: v for k, v in kwargs.items() if k not in SIMULATION_KEYWORDS}
+    return module(*args, **kwargs)
+
+
+def _for_any_module(graph: fx.Graph) -> fx.Graph:
+    """The graph as it is executed: calls with `SIMULATION_KEYWORDS` go through `call_simulated`."""
+    if not any(_is_simulated_call(node) for node in graph.nodes):
+        return graph
+    graph = unpack_graph(pack_graph(graph))
+    for node in list(graph.nodes):
+        if _is_simulated_call(node):
+            with graph.inserting_before(node):
+                module = graph.create_node("get_attr", node.target)
+            node.op, node.target = "call_function", call_simulated
+            node.args = (module, *node.args)
+    return graph
+
+
+def _is_simulated_call(node: fx.Node) -> bool:
+    return node.op == "call_module" and any(k in node.kwargs for k in SIMULATION_KEYWORDS)
+
+
 _DEF = re.compile(r"^def forward\(.*\).*:$", re.MULTILINE)
 
 
 def _make_class(
     user_class: type[nn.Module], graph: fx.Graph, signature: Signature
 ) -> type[nn.Module]:
-    code = graph.python_code("self")
+    code = _for_any_module(graph).python_code("self")
     head, names = signature.source()
     source, count = _DEF.subn(f"def forward({head}):", code.src, count=1)
     assert count == 1, code.src
@@ -271,13 +303,13 @@ def unpack_graph(packed: list[tuple[Any, ...]]) -> fx.Graph:
     return graph
 
 
-def drop_keyword(model: nn.Module, keyword: str) -> None:
-    """Take a keyword out of every module call of a rewritten model; others are left alone."""
+def drop_simulation_keywords(model: nn.Module) -> None:
+    """Take them out of every module call of a rewritten model; other models are left alone."""
     cls: Any = type(model)
     if not hasattr(cls, "_traced_graph"):
         return
     graph = unpack_graph(pack_graph(cls._traced_graph))
     for node in graph.nodes:
-        if node.op == "call_module" and keyword in node.kwargs:
-            node.kwargs = {k: v for k, v in node.kwargs.items() if k != keyword}
+        if _is_simulated_call(node):
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k not in SIMULATION_KEYWORDS}
     compile_forward(model, graph, cls._traced_signature)

@@ -25,6 +25,7 @@ from aimet_torch.nn.eager import (
     Activation,
     LastResult,
     ParameterCache,
+    activate_and_quantize,
     key_of_parameters,
     may_overwrite,
     runs_eagerly,
@@ -154,6 +155,10 @@ class BaseQuantizationMixin:
         no_grad = eager and not torch.is_grad_enabled()
         parameters = self._quantized_parameters(call_site=call_site, no_grad=no_grad)
         if parameters is None:
+            if cls._activation is not None and eager and not no_grad:
+                activated = activate_and_quantize(self, args, kwargs, call_site)
+                if activated is not None:
+                    return activated
             if owns_input and eager and may_overwrite(self, args, call_site):
                 return self._activate_(args[0], call_site, no_grad)
             output = self._parent_forward(*args, **kwargs)

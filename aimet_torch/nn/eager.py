@@ -1,8 +1,9 @@
-"""What quantized modules save while nothing records the operations.
+"""What quantized modules save while nothing but autograd records the operations.
 
 While no gradient is needed, parameters are quantized once and not in every forward, and a tensor
 that nobody else holds is quantized where it lies. Clamping activation functions overwrite such a
-tensor in training too. None of it changes a bit of any result.
+tensor in training too, or are one operation with their quantizer. None of it changes a bit of any
+result.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "Activation",
     "LastResult",
     "ParameterCache",
+    "activate_and_quantize",
     "activation_of",
     "keeps_result_for_gradient",
     "key_of_parameters",
@@ -191,6 +193,39 @@ def may_overwrite(module: Any, args: tuple[Any, ...], call_site: int) -> bool:
         return False
     watched = (module, producer, *producer.output_quantizers._modules.values())
     return not any(m._forward_hooks or m._forward_pre_hooks for m in watched if m is not None)
+
+
+def activate_and_quantize(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], call_site: int
+) -> Tensor | None:
+    """Compute an activation function and quantize its result as one operation, for training.
+
+    Backward then keeps a bit an element (static ranges) or the input (learned ones), where the two
+    by themselves keep the function's result too. The input stays as it is, so hooks of modules see
+    what they always see.
+
+    Args:
+        module: a quantized module with an `Activation`.
+        args: its inputs, quantized.
+        kwargs: likewise.
+        call_site: which of its calls.
+
+    Returns:
+        The result; None where the two must be by themselves: the output is not quantized, a hook of
+        the quantizer wants to see its input, or the quantizer cannot do it.
+    """
+    quantizer = module.output_quantizers._modules.get(str(call_site * module.outputs_per_call))
+    if quantizer is None or len(args) != 1 or kwargs or module.__dict__.get("inplace", False):
+        return None
+    input = args[0]
+    if type(input) is not Tensor or not input.is_floating_point():
+        return None
+    if quantizer._forward_hooks or quantizer._forward_pre_hooks:
+        return None
+    output: Tensor | None = quantizer.simulate_clamped(input, *module._activation.bounds(module))
+    if output is not None and module._last_result is not None:
+        module._last_result.set(output)
+    return output
 
 
 # Forwards whose result is a tensor that nobody else holds and that is no view of another one.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from aimet_torch import _native as _native  # registers the operators
 from aimet_torch.ops.affine import (
+    clamp_quantize_dequantize,
     dequantize,
     quantize,
     quantize_dequantize,
@@ -32,6 +33,7 @@ from aimet_torch.ops.statistics import min_max, rebin_histogram, update_histogra
 
 __all__ = [
     "build_info",
+    "clamp_quantize_dequantize",
     "cpu_capability",
     "dequantize",
     "encoding_from_range",

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from aimet_torch import _native  # noqa: F401 - registers the operators
 
-__all__ = ["dequantize", "quantize", "quantize_dequantize", "quantize_dequantize_min_max"]
+__all__ = [
+    "clamp_quantize_dequantize",
+    "dequantize",
+    "quantize",
+    "quantize_dequantize",
+    "quantize_dequantize_min_max",
+]
 
 # Called most often of all: looking the operator up each time costs as much as computing 2,000
 # elements.
@@ -118,6 +124,50 @@ def quantize_dequantize(
     tensor([0.5000, 3.5000])
     """
     return _quantize_dequantize(input, scale, offset, qmin, qmax, block_size)
+
+
+def clamp_quantize_dequantize(
+    input: Tensor,
+    clamp_min: float | None,
+    clamp_max: float | None,
+    scale: Tensor,
+    offset: Tensor,
+    qmin: int,
+    qmax: int,
+    block_size: Sequence[int] | None = None,
+) -> Tensor:
+    """An activation function that clamps, and :func:`quantize_dequantize`, in one pass.
+
+    The same bits as the two one after the other, forward and backward, where the gradient of the
+    clamp is that of ReLU, ReLU6 and Hardtanh: it passes strictly between the bounds. Backward needs
+    less: one bit per element if only ``input`` needs a gradient, else ``input`` itself; the clamped
+    values are never kept. On CUDA these are several kernels.
+
+    Args:
+        input: float16, bfloat16, float32 or float64, any shape and strides.
+        clamp_min: lower bound, such as 0 for ReLU; None for none.
+        clamp_max: upper bound, such as 6 for ReLU6; None for none.
+        scale: as in :func:`quantize`.
+        offset: as in :func:`quantize`.
+        qmin: lowest code.
+        qmax: highest code.
+        block_size: as in :func:`quantize`.
+
+    Returns:
+        Values on the grid, in the shape, dtype and memory format of ``input``.
+
+    Raises:
+        TypeError: ``input`` or ``scale`` is not floating.
+        ValueError: there is no bound, ``clamp_min > clamp_max``, shapes do not fit, ``qmin >=
+            qmax``, or a scale is not positive and finite.
+
+    >>> x = torch.tensor([-1.0, 0.26, 9.0])
+    >>> clamp_quantize_dequantize(x, 0.0, 3.0, torch.tensor(0.5), torch.tensor(0.0), -8, 7)
+    tensor([0.0000, 0.5000, 3.0000])
+    """
+    return torch.ops.aimet.clamp_quantize_dequantize(
+        input, clamp_min, clamp_max, scale, offset, qmin, qmax, block_size
+    )
 
 
 def quantize_dequantize_min_max(

@@ -297,6 +297,21 @@ class QuantizerBase(nn.Module):
         """
         return None
 
+    def simulate_clamped(
+        self, input: Tensor, clamp_min: float | None, clamp_max: float | None
+    ) -> Tensor | None:
+        """An activation function that clamps, then `simulate`; backward keeps less than for both.
+
+        Args:
+            input: a plain floating-point tensor; stays as it is.
+            clamp_min: lower bound of the activation function.
+            clamp_max: upper bound.
+
+        Returns:
+            The result; None where the quantizer has no way to do it.
+        """
+        return None
+
     def facts(self) -> tuple[list[Tensor], tuple[Any, ...]] | None:
         """What the map depends on: tensors and other values; None if that is not known.
 

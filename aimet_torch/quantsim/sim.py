@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aimet_torch.common.defs import QuantizationDataType, QuantScheme
-from aimet_torch.graph import ModelGraph, bind_inputs, drop_keyword, trace
+from aimet_torch.graph import ModelGraph, bind_inputs, drop_simulation_keywords, trace
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.nn.calibration import compute_param_encodings_of
 from aimet_torch.quantization.base import QuantizerBase
@@ -318,8 +318,7 @@ class QuantizationSimModel(ExportMethods):
                 if qdq_weights:
                     module.fold_param_quantizers()
                 _replace(original, name, module.get_original_module())
-        for keyword in ("call_site", "owns_input"):
-            drop_keyword(original, keyword)
+        drop_simulation_keywords(original)
         return original
 
     # -- encodings --------------------------------------------------------------------------------

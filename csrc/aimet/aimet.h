@@ -21,6 +21,7 @@
 #include "aimet/ops/adaround.h"
 #include "aimet/ops/affine.h"
 #include "aimet/ops/build_info.h"
+#include "aimet/ops/clamped_affine.h"
 #include "aimet/ops/encoding.h"
 #include "aimet/ops/float_format.h"
 #include "aimet/ops/histogram.h"

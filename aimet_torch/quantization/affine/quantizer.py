@@ -46,16 +46,7 @@ class QuantizeDequantize(AffineQuantizerBase):
         self, input: Tensor, clamp_min: float | None = None, clamp_max: float | None = None
     ) -> Tensor | None:
         """Quantize-dequantize in place; see `QuantizerBase.simulate_`."""
-        is_possible = (
-            self._is_plain
-            and self._initialized
-            and not self._calibrating
-            and self.block_size is None
-            and not self.zero_point_shift
-            and self.parametrization is MIN_MAX
-            and input.is_cpu  # elsewhere it would be a copy
-        )
-        if not is_possible:
+        if not self._is_one_pass(input) or self.block_size is not None:
             return None
         parameters: Any = self._parameters
         ops.quantize_dequantize_by_range_(
@@ -69,6 +60,28 @@ class QuantizeDequantize(AffineQuantizerBase):
             clamp_max,
         )
         return input
+
+    def simulate_clamped(
+        self, input: Tensor, clamp_min: float | None, clamp_max: float | None
+    ) -> Tensor | None:
+        """Clamp and quantize-dequantize; see `QuantizerBase.simulate_clamped`."""
+        if not self._is_one_pass(input):
+            return None
+        scale, offset = self._scale_and_offset()
+        return ops.clamp_quantize_dequantize(
+            input, clamp_min, clamp_max, scale, offset, self.qmin, self.qmax, self.block_size
+        )
+
+    def _is_one_pass(self, input: Tensor) -> bool:
+        """Whether this quantizer is one of the operators that do more than quantize."""
+        return (
+            self._is_plain
+            and self._initialized
+            and not self._calibrating
+            and not self.zero_point_shift
+            and self.parametrization is MIN_MAX
+            and input.is_cpu  # elsewhere they are several kernels
+        )
 
     def _map(self, input: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
         grid = self.qmin, self.qmax, self.block_size

@@ -10,6 +10,13 @@
 
 namespace aimet::core {
 
+// An activation function that clamps, applied to the input first.
+struct ClampFirst {
+  bool is_wanted = false;
+  double low = 0;  // -infinity: no bound
+  double high = 0;
+};
+
 struct AffineArguments {
   const void* input;
   void* output;
@@ -21,6 +28,8 @@ struct AffineArguments {
   double qmin;
   double qmax;
   bool is_streamed = false;  // output past the caches; the CPU's kernels alone look at it
+  // The CPU's kernels alone know it. Elements outside the open interval have 0 in the mask.
+  ClampFirst clamp = {};
 };
 
 struct AffineBackwardArguments {
@@ -35,6 +44,7 @@ struct AffineBackwardArguments {
   double qmin;
   double qmax;
   bool is_streamed = false;  // grad_input past the caches
+  ClampFirst clamp = {};     // the CPU's kernels alone know it; `input` is what it was before
 };
 
 struct FloatFormatArguments {

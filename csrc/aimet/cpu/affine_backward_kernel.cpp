@@ -1,6 +1,7 @@
 // Gradient of quantize-dequantize: of the input element by element, of scale and offset as partial
 // sums per task of the Reduction. The operators add the partial sums up, in order, in double.
 #include "aimet/core/affine.h"
+#include "aimet/cpu/clamping.h"
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
 #include "aimet/cpu/lanes.h"
@@ -21,6 +22,7 @@ struct Backward {
   Shape shape = a.reduction.shape;
   T qmin = static_cast<T>(a.qmin);
   T qmax = static_cast<T>(a.qmax);
+  Clamping<Element> clamping{a.clamp};
 
   // Where `grad_input` from `start` on is to be written; null: nowhere.
   AIMET_HOST_DEVICE Element* target_of(std::int64_t start, Element* lines) const {
@@ -45,10 +47,13 @@ struct Backward {
     const core::AffineParams<T> params{scale[channel], offset[channel], qmin, qmax};
     alignas(64) T grad_buffer[kChunk];
     alignas(64) T input_buffer[kChunk];
+    alignas(64) T clamped[kChunk];
+    alignas(64) std::uint8_t passes[kChunk];
     alignas(64) T output_buffer[kChunk];
     alignas(64) Element lines[kChunk];
     const T* g = load(grad + start, count, grad_buffer);
-    const T* x = load(input + start, count, input_buffer);
+    const T* x =
+        clamping.apply(load(input + start, count, input_buffer), count, clamped, passes);
     Element* target = target_of(start, lines);
     T* dx = target == nullptr ? output_buffer : staging(target, output_buffer);
     alignas(64) T scale_lanes[kLanes] = {};
@@ -70,6 +75,7 @@ struct Backward {
       scale_lanes[j] += d.scale;
       offset_lanes[j] += d.offset;
     }
+    clamping.stop_gradients(dx, passes, count);
     finish(output_buffer, lines, count, start);
     a.partial_scale[task] = static_cast<double>(add_lanes(scale_lanes));
     a.partial_offset[task] = static_cast<double>(add_lanes(offset_lanes));
@@ -98,12 +104,15 @@ struct Backward {
     }
     alignas(64) T grad_buffer[kChunk];
     alignas(64) T input_buffer[kChunk];
+    alignas(64) T clamped[kChunk];
+    alignas(64) std::uint8_t passes[kChunk];
     alignas(64) T output_buffer[kChunk];
     alignas(64) Element lines[kChunk];
     for (std::int64_t row = row_begin; row < row_end; ++row) {
       const std::int64_t start = row * columns + first;
       const T* g = load(grad + start, count, grad_buffer);
-      const T* x = load(input + start, count, input_buffer);
+      const T* x =
+          clamping.apply(load(input + start, count, input_buffer), count, clamped, passes);
       Element* target = target_of(start, lines);
       T* dx = target == nullptr ? output_buffer : staging(target, output_buffer);
       for (std::int64_t i = 0; i < count; ++i) {
@@ -113,6 +122,7 @@ struct Backward {
         scale_sums[i] += d.scale;
         offset_sums[i] += d.offset;
       }
+      clamping.stop_gradients(dx, passes, count);
       finish(output_buffer, lines, count, start);
     }
     for (std::int64_t i = 0; i < count; ++i) {

@@ -2,6 +2,7 @@
 // straight-through gradient. The formulas are core/affine.h's; this file finds the scale of each
 // element and keeps the loops vectorizable.
 #include "aimet/core/affine.h"
+#include "aimet/cpu/clamping.h"
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
 #include "aimet/cpu/mask_bits.h"
@@ -30,14 +31,17 @@ void affine_elements(const AffineArguments& a, std::int64_t begin, std::int64_t 
   const T qmin = static_cast<T>(a.qmin);
   const T qmax = static_cast<T>(a.qmax);
   alignas(64) T loaded[kChunk];
+  alignas(64) T clamped[kChunk];
   alignas(64) T staged[kChunk];
   alignas(64) Element lines[kChunk];  // of the result, where they are streamed
   alignas(64) std::uint8_t flags[kChunk];
+  alignas(64) std::uint8_t passes[kChunk];
+  const Clamping<Element> clamping(a.clamp);
   ChannelRuns<T> runs(static_cast<const T*>(a.scale), static_cast<const T*>(a.offset), a.shape);
 
   for (std::int64_t start = begin; start < end; start += kChunk) {
     const std::int64_t count = end - start < kChunk ? end - start : kChunk;
-    const T* x = load(input + start, count, loaded);
+    const T* x = clamping.apply(load(input + start, count, loaded), count, clamped, passes);
     Element* target = a.is_streamed ? lines : output + start;
     T* y = staging(target, staged);
     runs.for_each(
@@ -54,7 +58,10 @@ void affine_elements(const AffineArguments& a, std::int64_t begin, std::int64_t 
             y[first + i] = apply<mode, with_mask>(x[first + i], params, flags + first + i);
           }
         });
-    if constexpr (with_mask) pack_bits(flags, count, a.mask + start / 8);
+    if constexpr (with_mask) {
+      clamping.stop_flags(flags, passes, count);
+      pack_bits(flags, count, a.mask + start / 8);
+    }
     store(staged, count, target);
     if (a.is_streamed) stream(lines, count, output + start);
   }

@@ -1,6 +1,7 @@
 // CPU kernels of the affine operators: checks, layout, threads; the loops are in
 // cpu/affine*_kernel.cpp.
 #include "aimet/ops/affine.h"
+#include "aimet/ops/clamped_affine.h"
 #include "aimet/ops/checks.h"
 #include "aimet/ops/kernel_choice.h"
 #include "aimet/ops/layout.h"
@@ -12,9 +13,16 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <limits>
+#include <optional>
 
 namespace aimet {
 namespace {
+
+core::ClampFirst clamp_first(std::optional<double> low, std::optional<double> high) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  return {low.has_value() || high.has_value(), low.value_or(-kInfinity), high.value_or(kInfinity)};
+}
 
 struct Parameters {
   ops::ChannelLayout layout;
@@ -47,7 +55,8 @@ void for_each_chunk(std::int64_t count, const Body& body) {
 struct Forward {
   Forward(const char* op, cpu::AffineMode affine_mode, const at::Tensor& input,
           const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
-          at::OptionalIntArrayRef block_size, std::uint8_t* mask)
+          at::OptionalIntArrayRef block_size, std::uint8_t* mask,
+          const core::ClampFirst& clamp = {})
       : mode(affine_mode),
         x(ops::dense(input)),
         parameters(parameters_of(op, x, scale, offset, block_size)),
@@ -61,7 +70,8 @@ struct Forward {
                   parameters.layout.shape,
                   static_cast<double>(qmin),
                   static_cast<double>(qmax),
-                  ops::is_streamed(output)} {}
+                  ops::is_streamed(output),
+                  clamp} {}
 
   void run(std::int64_t begin, std::int64_t end) const {
     ops::kernels().affine(type, mode, arguments, begin, end);
@@ -77,8 +87,9 @@ struct Forward {
 
 at::Tensor apply(const char* op, cpu::AffineMode mode, const at::Tensor& input,
                  const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
-                 std::int64_t qmax, at::OptionalIntArrayRef block_size, std::uint8_t* mask) {
-  const Forward forward(op, mode, input, scale, offset, qmin, qmax, block_size, mask);
+                 std::int64_t qmax, at::OptionalIntArrayRef block_size, std::uint8_t* mask,
+                 const core::ClampFirst& clamp = {}) {
+  const Forward forward(op, mode, input, scale, offset, qmin, qmax, block_size, mask, clamp);
   for_each_chunk(forward.x.numel(),
                  [&](std::int64_t begin, std::int64_t end) { forward.run(begin, end); });
   return forward.output;
@@ -152,6 +163,29 @@ std::tuple<at::Tensor, at::Tensor> mask_cpu(const at::Tensor& input, const at::T
   return {output, mask};
 }
 
+at::Tensor clamped_cpu(const at::Tensor& input, std::optional<double> clamp_min,
+                       std::optional<double> clamp_max, const at::Tensor& scale,
+                       const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+                       at::OptionalIntArrayRef block_size) {
+  ops::check_clamped(ops::kClamped, input, clamp_min, clamp_max, scale, offset, qmin, qmax,
+                     block_size);
+  return apply(ops::kClamped, cpu::AffineMode::kQuantizeDequantize, input, scale, offset, qmin,
+               qmax, block_size, nullptr, clamp_first(clamp_min, clamp_max));
+}
+
+std::tuple<at::Tensor, at::Tensor> clamped_mask_cpu(
+    const at::Tensor& input, std::optional<double> clamp_min, std::optional<double> clamp_max,
+    const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+    at::OptionalIntArrayRef block_size) {
+  ops::check_clamped(ops::kClamped, input, clamp_min, clamp_max, scale, offset, qmin, qmax,
+                     block_size);
+  at::Tensor mask = at::empty({(input.numel() + 7) / 8}, input.options().dtype(at::kByte));
+  at::Tensor output =
+      apply(ops::kClamped, cpu::AffineMode::kQuantizeDequantize, input, scale, offset, qmin, qmax,
+            block_size, mask.mutable_data_ptr<std::uint8_t>(), clamp_first(clamp_min, clamp_max));
+  return {output, mask};
+}
+
 at::Tensor mask_backward_cpu(const at::Tensor& grad, const at::Tensor& mask) {
   const at::Tensor g = ops::dense(grad);
   TORCH_CHECK_VALUE(mask.scalar_type() == at::kByte && mask.numel() == (g.numel() + 7) / 8,
@@ -170,19 +204,18 @@ at::Tensor mask_backward_cpu(const at::Tensor& grad, const at::Tensor& mask) {
   return output;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
-    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
-    const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gradients(
+    const char* op, const at::Tensor& grad, const at::Tensor& input, const core::ClampFirst& clamp,
+    const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
     at::OptionalIntArrayRef block_size, std::array<bool, 3> output_mask) {
-  constexpr const char* kOp = "_quantize_dequantize_backward";
-  ops::check_affine(kOp, input, scale, offset, block_size);
-  ops::check_grid(kOp, qmin, qmax);
-  TORCH_CHECK_VALUE(grad.sizes() == input.sizes(), kOp,
+  ops::check_affine(op, input, scale, offset, block_size);
+  ops::check_grid(op, qmin, qmax);
+  TORCH_CHECK_VALUE(grad.sizes() == input.sizes(), op,
                     ": `grad` must have the shape of `input`, got ", grad.sizes(), " and ",
                     input.sizes());
   const at::Tensor x = ops::dense(input);
   const at::Tensor g = ops::in_layout_of(grad, x);
-  const Parameters parameters = parameters_of(kOp, x, scale, offset, block_size);
+  const Parameters parameters = parameters_of(op, x, scale, offset, block_size);
   const cpu::Reduction reduction{parameters.layout.shape};
   at::Tensor grad_input = output_mask[0] ? ops::empty_output(x) : at::empty({0}, input.options());
   const at::TensorOptions double_options = scale.options().dtype(at::kDouble);
@@ -199,7 +232,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
       reduction,
       static_cast<double>(qmin),
       static_cast<double>(qmax),
-      output_mask[0] && ops::is_streamed(grad_input)};
+      output_mask[0] && ops::is_streamed(grad_input),
+      clamp};
   const cpu::ElementType type = ops::element_type(x);
   const cpu::KernelTable& kernels = ops::kernels();
   at::parallel_for(0, reduction.task_count(), ops::task_grain(reduction.task_size()),
@@ -222,6 +256,25 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
           reduced(output_mask[2], partial_offset, offset)};
 }
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(
+    const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+    const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+    at::OptionalIntArrayRef block_size, std::array<bool, 3> output_mask) {
+  return gradients("_quantize_dequantize_backward", grad, input, {}, scale, offset, qmin, qmax,
+                   block_size, output_mask);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> clamped_backward_cpu(
+    const at::Tensor& grad, const at::Tensor& input, std::optional<double> clamp_min,
+    std::optional<double> clamp_max, const at::Tensor& scale, const at::Tensor& offset,
+    std::int64_t qmin, std::int64_t qmax, at::OptionalIntArrayRef block_size,
+    std::array<bool, 3> output_mask) {
+  ops::check_clamped(ops::kClampedBackward, input, clamp_min, clamp_max, scale, offset, qmin, qmax,
+                     block_size);
+  return gradients(ops::kClampedBackward, grad, input, clamp_first(clamp_min, clamp_max), scale,
+                   offset, qmin, qmax, block_size, output_mask);
+}
+
 }  // namespace
 }  // namespace aimet
 
@@ -233,4 +286,7 @@ TORCH_LIBRARY_IMPL(aimet, CPU, m) {
   m.impl("_quantize_dequantize_mask", &aimet::mask_cpu);
   m.impl("_quantize_dequantize_mask_backward", &aimet::mask_backward_cpu);
   m.impl("_quantize_dequantize_backward", &aimet::backward_cpu);
+  m.impl("clamp_quantize_dequantize", &aimet::clamped_cpu);
+  m.impl("_clamp_quantize_dequantize_mask", &aimet::clamped_mask_cpu);
+  m.impl("_clamp_quantize_dequantize_backward", &aimet::clamped_backward_cpu);
 }

@@ -44,6 +44,24 @@ TORCH_LIBRARY(aimet, m) {
       "int[]? block_size=None) -> (Tensor output, Tensor min, Tensor max)",
       kTags);
 
+  // --- clamped_affine.h: quantize_dequantize(clamp(input, clamp_min, clamp_max)) ---
+  m.def(
+      "clamp_quantize_dequantize(Tensor input, float? clamp_min, float? clamp_max, Tensor scale, "
+      "Tensor offset, int qmin, int qmax, int[]? block_size=None) -> Tensor",
+      kTags);
+  // 1 in the mask = strictly between the bounds and inside the grid; its backward is
+  // _quantize_dequantize_mask_backward.
+  m.def(
+      "_clamp_quantize_dequantize_mask(Tensor input, float? clamp_min, float? clamp_max, Tensor "
+      "scale, Tensor offset, int qmin, int qmax, int[]? block_size=None) -> (Tensor output, Tensor "
+      "mask)",
+      kTags);
+  m.def(
+      "_clamp_quantize_dequantize_backward(Tensor grad, Tensor input, float? clamp_min, float? "
+      "clamp_max, Tensor scale, Tensor offset, int qmin, int qmax, int[]? block_size, bool[3] "
+      "output_mask) -> (Tensor, Tensor, Tensor)",
+      kTags);
+
   // --- float_format.h: round(input / scale) * scale, to a floating-point format ---
   m.def(
       "quantize_dequantize_float(Tensor input, Tensor scale, int exponent_bits, int mantissa_bits, "

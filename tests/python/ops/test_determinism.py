@@ -50,6 +50,10 @@ def run(case, dtype, name):
     record(name, y, *torch.autograd.grad(y, (finite, scale, offset), grad))
     plain = ops.quantize_dequantize(x, scale.detach(), offset.detach(), -8, 7, blocks)
     record(name + "/plain", plain)
+    y = ops.clamp_quantize_dequantize(finite, -0.5, 1.3, scale, offset, -8, 7, blocks)
+    record(name + "/clamped", y, *torch.autograd.grad(y, (finite, scale, offset), grad))
+    record(name + "/clamped/mask", *OPERATORS._clamp_quantize_dequantize_mask(
+        x, -0.5, 1.3, scale.detach(), offset.detach(), -8, 7, blocks))
     y = ops.quantize_dequantize_float(finite, scale, 4, 3, True, block_size=blocks)
     record(name + "/float", y, *torch.autograd.grad(y, (finite, scale), grad))
     record(name + "/float/plain", ops.quantize_dequantize_float(x, scale, 5, 10, block_size=blocks))

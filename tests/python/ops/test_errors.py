@@ -173,6 +173,31 @@ SHARED: list[tuple[str, Arguments, type[Exception], str]] = [
         ValueError,
         "quantize_dequantize_min_max: `qmin` must be less than `qmax`",
     ),
+    (
+        "clamp_quantize_dequantize",
+        (X, None, None, ONE, ZERO, -8, 7),
+        ValueError,
+        "clamp_quantize_dequantize: one of `clamp_min` and `clamp_max` must be given, got None for "
+        "both; without a clamp use quantize_dequantize",
+    ),
+    (
+        "clamp_quantize_dequantize",
+        (X, 1.0, -1.0, ONE, ZERO, -8, 7),
+        ValueError,
+        "clamp_quantize_dequantize: `clamp_min` must not exceed `clamp_max`, got 1 and -1",
+    ),
+    (
+        "clamp_quantize_dequantize",
+        (X, 0.0, None, torch.ones(5), ZERO, -8, 7),
+        ValueError,
+        "clamp_quantize_dequantize: `scale` must broadcast against `input`",
+    ),
+    (
+        "clamp_quantize_dequantize",
+        (X.int(), 0.0, None, ONE, ZERO, -8, 7),
+        TypeError,
+        "clamp_quantize_dequantize: `input` must be float16",
+    ),
     ("min_max", (X.int(), ()), TypeError, "min_max: `input` must be float16"),
     (
         "min_max",

@@ -52,6 +52,25 @@ def samples_of(operator: str) -> list[tuple]:
             for x, s, o, *rest in inputs
         ]
         return [*inputs, *learning, (inputs[1][0].clone().requires_grad_(), *inputs[1][1:])]
+    if operator in ("clamp_quantize_dequantize", "_clamp_quantize_dequantize_mask"):
+        inputs = [
+            (x, *bounds, s, o, *GRID, case.block_size)
+            for bounds in ((0.0, None), (-0.5, 1.0))
+            for case, x, s, o in affine_samples()
+        ]
+        if operator.startswith("_"):
+            return inputs
+        learning = [
+            (x.clone().requires_grad_(), low, high, s.clone().requires_grad_(), *rest)
+            for x, low, high, s, *rest in inputs
+        ]
+        return [*inputs, *learning, *((x.clone().requires_grad_(), *rest) for x, *rest in inputs)]
+    if operator == "_clamp_quantize_dequantize_backward":
+        return [
+            (torch.randn_like(x), x, 0.0, 1.0, s, o, *GRID, case.block_size, wanted)
+            for case, x, s, o in affine_samples()
+            for wanted in ([True, True, True], [True, False, False])
+        ]
     if operator == "dequantize":
         return [
             (x.clone().requires_grad_(), s.clone().requires_grad_(), o, case.block_size)
@@ -136,6 +155,9 @@ OURS = [
     "_quantize_dequantize_mask",
     "_quantize_dequantize_mask_backward",
     "_quantize_dequantize_backward",
+    "clamp_quantize_dequantize",
+    "_clamp_quantize_dequantize_mask",
+    "_clamp_quantize_dequantize_backward",
     "quantize_dequantize_float",
     "_quantize_dequantize_float_mask",
     "_quantize_dequantize_float_backward",
