@@ -69,6 +69,49 @@ double square_error(const Bins& bins, Encoding encoding, std::int64_t step_count
   return total;
 }
 
+// As many candidates as there are lanes, and their costs.
+struct Candidates {
+  alignas(64) float scale[kLanes];
+  alignas(64) float offset[kLanes];
+  alignas(64) float cost[kLanes];
+};
+
+// `square_error` of several candidates at once, with the same sums, for at most kChunk bins. It may
+// stop as soon as all of them exceed `enough`. A single candidate has to wait for its division and
+// for the tree at the end; where there are few bins, nothing else is left to do meanwhile.
+void square_errors(const Bins& bins, std::int64_t step_count, float gamma, double enough,
+                   Candidates* candidates) {
+  const float steps = static_cast<float>(step_count);
+  alignas(64) float lanes[kLanes][kLanes] = {};  // of the sum; of the candidates
+  float* cost = candidates->cost;
+  const auto add_up = [&] {
+    alignas(64) float tree[kLanes / 2][kLanes];
+    for (int j = 0; j < kLanes / 2; ++j) {
+      for (int c = 0; c < kLanes; ++c) tree[j][c] = lanes[j][c] + lanes[j + kLanes / 2][c];
+    }
+    for (int width = kLanes / 4; width > 0; width /= 2) {
+      for (int j = 0; j < width; ++j) {
+        for (int c = 0; c < kLanes; ++c) tree[j][c] += tree[j + width][c];
+      }
+    }
+    for (int c = 0; c < kLanes; ++c) cost[c] = tree[0][c];
+  };
+  for (std::int64_t i = 0; i < bins.size; ++i) {
+    float* lane = lanes[i % kLanes];
+    for (int c = 0; c < kLanes; ++c) {
+      const Encoding encoding{candidates->scale[c], candidates->offset[c]};
+      lane[c] += bins.count[i] * core::weighted_square_error(bins.center[i], encoding, steps, gamma);
+    }
+    if (i % kLanes == kLanes - 1) {
+      add_up();
+      int exceeding = 0;
+      for (int c = 0; c < kLanes; ++c) exceeding += static_cast<double>(cost[c]) > enough ? 1 : 0;
+      if (exceeding == kLanes) return;
+    }
+  }
+  add_up();
+}
+
 // Kullback-Leibler divergence of the quantized from the original distribution, times the number of
 // values, less a constant. Original: the histogram with clipped counts moved to the edges.
 // Quantized: what falls on one code, spread evenly over the occupied bins of that code; clipped
@@ -146,18 +189,38 @@ Range sqnr(const Search& s) {
       s.a.is_symmetric ? s.a.sqnr.symmetric_deltas : s.a.sqnr.asymmetric_deltas;
   const std::int64_t offsets =
       s.a.is_symmetric ? 1 : core::offset_candidate_count(s.steps, s.a.sqnr);
+  bool is_first = true;  // of equal candidates of this scale; further ones come later
+  const auto offer = [&](double cost, Encoding candidate) {
+    const bool is_equal = is_first && cost == best.cost && cost < __builtin_inf();
+    if (best.offer(cost, candidate) || is_equal) {
+      best.encoding = candidate;
+      is_first = false;
+    }
+  };
+  if (s.a.is_symmetric && s.bins.size <= kChunk) {
+    Candidates candidates;
+    for (std::int64_t k = deltas; k >= 1; k -= kLanes) {
+      for (std::int64_t c = 0; c < kLanes; ++c) {
+        const Encoding candidate = core::symmetric_candidate(s.data, s.steps, s.a.sqnr, k - c);
+        candidates.scale[c] = candidate.scale;
+        candidates.offset[c] = candidate.offset;
+      }
+      square_errors(s.bins, s.steps, gamma, best.cost, &candidates);
+      for (std::int64_t c = 0; c < kLanes && c < k; ++c) {
+        is_first = true;
+        offer(static_cast<double>(candidates.cost[c]),
+              {candidates.scale[c], candidates.offset[c]});
+      }
+    }
+    return core::range_of(best.encoding, s.steps);
+  }
   for (std::int64_t k = deltas; k >= 1; --k) {
-    bool is_first = true;
+    is_first = true;
     for (std::int64_t j = 0; j < offsets; ++j) {
       const Encoding candidate =
           s.a.is_symmetric ? core::symmetric_candidate(s.data, s.steps, s.a.sqnr, k)
                            : core::asymmetric_candidate(s.data, s.steps, s.a.sqnr, k, j);
-      const double cost = square_error(s.bins, candidate, s.steps, gamma, best.cost);
-      const bool is_equal = is_first && cost == best.cost && cost < __builtin_inf();
-      if (best.offer(cost, candidate) || is_equal) {
-        best.encoding = candidate;
-        is_first = false;  // further equal ones of this scale come later
-      }
+      offer(square_error(s.bins, candidate, s.steps, gamma, best.cost), candidate);
     }
   }
   return core::range_of(best.encoding, s.steps);
@@ -260,16 +323,21 @@ Range search_channel(const RangeSearchArguments& a, std::int64_t channel, double
   float* center = reinterpret_cast<float*>(scratch + a.bin_count);
   float* count = center + a.bin_count;
   std::int64_t size = 0;
-  for (std::int64_t bin = 0; bin < a.bin_count; ++bin) {
-    if (counts[bin] == 0) continue;
-    center[size] = (bins.min + width * static_cast<float>(bin)) + width / 2;
-    count[size] = static_cast<float>(counts[bin]);
-    log_term[size] = 0;
-    if (a.method == RangeMethod::kEntropy) {
-      const double exact = static_cast<double>(count[size]);
-      log_term[size] = exact * __builtin_log(exact);
+  for (std::int64_t start = 0; start < a.bin_count; start += kLanes) {
+    const std::int64_t left = a.bin_count - start;
+    const std::int64_t stop = start + (left < kLanes ? left : kLanes);
+    std::int64_t any = 0;  // of few values most bins are empty
+    for (std::int64_t bin = start; bin < stop; ++bin) any |= counts[bin];
+    if (any == 0) continue;
+    for (std::int64_t bin = start; bin < stop; ++bin) {
+      center[size] = (bins.min + width * static_cast<float>(bin)) + width / 2;
+      count[size] = static_cast<float>(counts[bin]);
+      size += counts[bin] != 0 ? 1 : 0;  // the next one overwrites it
     }
-    ++size;
+  }
+  for (std::int64_t i = 0; i < size; ++i) {
+    const double exact = static_cast<double>(count[i]);
+    log_term[i] = a.method == RangeMethod::kEntropy ? exact * __builtin_log(exact) : 0;
   }
   const Range data{core::minimum(bins.min, 0.0f), core::maximum(bins.max, 0.0f)};
   alignas(64) float tail_center[kLanes] = {};

@@ -4,6 +4,7 @@
 #include "each_capability.h"
 
 #include <cmath>
+#include <limits>
 
 namespace aimet::cpu {
 namespace {
@@ -12,6 +13,7 @@ using RangeSearchKernel = EachCapability;
 AIMET_FOR_EACH_CAPABILITY(RangeSearchKernel);
 
 constexpr std::int64_t kBins = 512;
+constexpr double kInfinite = std::numeric_limits<double>::infinity();
 
 struct Histogram {
   std::vector<std::int64_t> counts = std::vector<std::int64_t>(kBins, 0);
@@ -110,6 +112,55 @@ TEST_P(RangeSearchKernel, GivesTheSameBitsAsTheBaseline) {
           search(*kernel_table(Capability::kBaseline), method, histogram, is_symmetric, 8);
       EXPECT_EQ(range.min, expected.min);
       EXPECT_EQ(range.max, expected.max);
+    }
+  }
+}
+
+// Channels with few values and with more bins than a chunk take different ways through the search.
+TEST_P(RangeSearchKernel, FindsTheLeastErrorOfAllSymmetricCandidates) {
+  for (const std::int64_t bins : {512, 4096}) {
+    for (const std::size_t size : {1, 9, 17, 64, 300, 60000}) {
+      const std::vector<float> x = normal(size, 14);
+      core::Range<float> observed{x[0], x[0]};
+      for (const float value : x) {
+        observed.min = std::fmin(observed.min, value);
+        observed.max = std::fmax(observed.max, value);
+      }
+      const core::Range<float> limits = core::bin_range(observed);
+      std::vector<std::int64_t> counts(static_cast<std::size_t>(bins), 0);
+      for (const float value : x)
+        ++counts[static_cast<std::size_t>(core::bin_index(value, limits, bins))];
+      const auto found_by = [&](const KernelTable& table) {
+        core::Range<float> range{};
+        std::vector<double> scratch(static_cast<std::size_t>(2 * bins));
+        table.range_search({RangeMethod::kSqnr, counts.data(), &observed.min, &observed.max, bins,
+                            -128, 127, true, 100, {17, 101, 21, 3.0}, &range.min, &range.max},
+                           scratch.data(), 0, 1);
+        return range;
+      };
+      const core::Range<float> found = found_by(kernels());
+      const core::Range<float> expected = found_by(*kernel_table(Capability::kBaseline));
+      EXPECT_EQ(found.min, expected.min);
+      EXPECT_EQ(found.max, expected.max);
+
+      const core::Range<float> data{std::fmin(limits.min, 0.0f), std::fmax(limits.max, 0.0f)};
+      const float width = core::bin_width(limits, bins);
+      const auto error = [&](core::Encoding<float> encoding) {
+        double sum = 0;
+        for (std::int64_t bin = 0; bin < bins; ++bin) {
+          const float center = (limits.min + width * static_cast<float>(bin)) + width / 2;
+          sum += static_cast<double>(counts[static_cast<std::size_t>(bin)]) *
+                 static_cast<double>(
+                     core::weighted_square_error(center, encoding, 255.0f, 3.0f));
+        }
+        return sum;
+      };
+      double least = kInfinite;
+      for (std::int64_t k = 1; k <= 101; ++k)
+        least = std::fmin(
+            least, error(core::symmetric_candidate<float>(data, 255, {17, 101, 21, 3.0}, k)));
+      EXPECT_LE(error({(found.max - found.min) / 255.0f, -128.0f}), least * 1.0001 + 1e-12)
+          << bins << ' ' << size;
     }
   }
 }
