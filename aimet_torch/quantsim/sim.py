@@ -28,6 +28,7 @@ from aimet_torch.quantsim.calibration import (
     restore_ranges,
     run_forward_passes,
 )
+from aimet_torch.quantsim.checkpoints import check_before_loading
 from aimet_torch.quantsim.config import load_config
 from aimet_torch.quantsim.exporting import ExportMethods
 from aimet_torch.quantsim.placement import plan
@@ -119,6 +120,7 @@ class QuantizationSimModel(ExportMethods):
         self.dummy_input = dummy_input
         self.graph: ModelGraph = trace(source, dummy_input)
         self.model: nn.Module = self.graph.to_module()
+        check_before_loading(self.model)
         self.plan = plan(self.graph, self.config)
         with evaluation_mode(self.model):
             self._realization = realize(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aimet_torch import ops
 from aimet_torch.quantization.affine.encoding import AffineEncoding
-from aimet_torch.quantization.affine.ranges import MIN_MAX, RangeParametrization
+from aimet_torch.quantization.affine.ranges import METHODS, MIN_MAX, RangeParametrization
 from aimet_torch.quantization.base import QuantizerBase, plain_tensor
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, MinMaxEncodingAnalyzer
 from aimet_torch.quantization.grid import (
@@ -21,6 +21,9 @@ from aimet_torch.quantization.grid import (
 )
 
 __all__ = ["AffineQuantizerBase"]
+
+_STATE_VERSION = 1
+_STATE_LENGTH = 8
 
 
 class AffineQuantizerBase(QuantizerBase):
@@ -345,7 +348,11 @@ class AffineQuantizerBase(QuantizerBase):
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         state_dict = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-        state_dict.pop(prefix + "_extra_state", None)  # AIMET's; NaN says the same here
+        key = prefix + "_extra_state"
+        if self.is_overwrite_allowed() and _is_extra_state(state_dict.get(key)):
+            self._set_grid_of_extra_state(state_dict[key])
+        else:  # AIMET's, or of a version without one; NaN says "no range" in the others
+            state_dict[key] = self.get_extra_state()
         for name in self._own_names():
             is_limit = name in self._range_names
             is_kept = not self.is_overwrite_allowed(name if is_limit else None)
@@ -354,6 +361,43 @@ class AffineQuantizerBase(QuantizerBase):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._initialized = False
         self.is_initialized()
+
+    def get_extra_state(self) -> Tensor:
+        """Grid, symmetry, method, and what is frozen, as integers: part of the state dict."""
+        flags = [self.symmetric, *self._overwrite_allowed.values(), self._learns()]
+        method = METHODS.index(self.parametrization.method)
+        return torch.tensor([_STATE_VERSION, self.qmin, self.qmax, method, *map(int, flags)])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over what is frozen; the grid was taken over before the range was loaded."""
+        *_, may_set_min, may_set_max, learns = state.tolist()
+        self.allow_overwrite(min=bool(may_set_min), max=bool(may_set_max))
+        self.requires_grad_(bool(learns))
+
+    def _learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters(recurse=False))
+
+    def _set_grid_of_extra_state(self, state: Tensor) -> None:
+        _, self.qmin, self.qmax, _, symmetric = state.tolist()[:5]
+        self.symmetric = bool(symmetric)
+
+    def misfits(self, state: Any) -> list[str]:
+        """How the grid of a state dict's entry differs from this one, one line each."""
+        if not _is_extra_state(state):
+            version = state.tolist()[0] if isinstance(state, Tensor) and state.numel() else None
+            return [] if version is None else [f"is of version {version}, which is not known"]
+        _, qmin, qmax, method, symmetric = state.tolist()[:5]
+        pairs = [
+            ("bits", bitwidth_of(qmin, qmax), self.bitwidth),
+            ("integers", (qmin, qmax), (self.qmin, self.qmax)),
+            ("symmetric =", bool(symmetric), self.symmetric),
+            ("the method", METHODS[method], self.parametrization.method),
+        ]
+        return [
+            f"has {label} {theirs}, the model {own}"
+            for label, theirs, own in pairs
+            if theirs != own
+        ]
 
     def _own_names(self) -> tuple[str, ...]:
         """Names of the tensors that the state dict has."""
@@ -376,3 +420,9 @@ class AffineQuantizerBase(QuantizerBase):
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if dtype is None else tensor.to(dtype)
+
+
+def _is_extra_state(state: Any) -> bool:
+    """Whether it is what `AffineQuantizerBase.get_extra_state` returns."""
+    is_tensor = isinstance(state, Tensor) and state.dtype == torch.int64
+    return is_tensor and state.numel() == _STATE_LENGTH and int(state[0]) == _STATE_VERSION

@@ -21,6 +21,7 @@ from aimet_torch import ops
 from aimet_torch.quantization.base import is_tracing
 
 __all__ = [
+    "METHODS",
     "MIN_MAX",
     "PARAMETRIZATIONS",
     "LsqPlusRange",
@@ -388,3 +389,6 @@ MIN_MAX = MinMaxRange(guarded=False)
 PARAMETRIZATIONS: dict[str, type[RangeParametrization]] = {
     cls.method: cls for cls in (MinMaxRange, LsqRange, LsqPlusRange, TqtRange, PactRange)
 }
+
+#: Methods by the number that state dicts have for them: only ever add to the end.
+METHODS = ["min_max", "lsq", "lsq+", "tqt", "pact"]
