@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from aimet_torch.nn.base import BaseQuantizationMixin
-from aimet_torch.quantization.affine.batch import end_calibration_of
+from aimet_torch.quantization.affine.batch import end_calibration_of, is_ended_with_others
 from aimet_torch.quantization.base import QuantizerBase
 
 __all__ = ["compute_encodings", "compute_param_encodings", "compute_param_encodings_of"]
@@ -29,11 +29,11 @@ def compute_param_encodings_of(modules: Iterable[BaseQuantizationMixin]) -> None
     """As `compute_param_encodings`, for some quantized modules."""
     observing: dict[int, tuple[QuantizerBase, str]] = {}
 
-    def finish() -> None:
-        found = end_calibration_of(quantizer for quantizer, _ in observing.values())
+    def finish(ended: dict[int, tuple[QuantizerBase, str]]) -> None:
+        found = end_calibration_of(quantizer for quantizer, _ in ended.values())
         for key, issue in found.items():
-            warnings.warn(f"{observing[key][1]}: {issue}", stacklevel=4)
-        observing.clear()
+            warnings.warn(f"{ended[key][1]}: {issue}", stacklevel=4)
+        ended.clear()
 
     try:
         for module in modules:
@@ -42,10 +42,14 @@ def compute_param_encodings_of(modules: Iterable[BaseQuantizationMixin]) -> None
                 if quantizer is None or parameter is None:
                     continue
                 if id(quantizer) in observing:  # of several parameters the last one counts
-                    finish()
+                    finish(observing)
                 if module._observe_parameter(parameter, quantizer):
-                    observing[id(quantizer)] = (quantizer, f"{type(module).__name__}.{name}")
-        finish()
+                    observed = (quantizer, f"{type(module).__name__}.{name}")
+                    if is_ended_with_others(quantizer):
+                        observing[id(quantizer)] = observed
+                    else:  # now: histograms of thousands of channels need not exist all at once
+                        finish({id(quantizer): observed})
+        finish(observing)
     finally:
         for quantizer, _ in observing.values():
             quantizer.cancel_calibration()

@@ -20,7 +20,7 @@ from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantization.encoding_analyzer import MinMaxEncodingAnalyzer
 from aimet_torch.quantization.grid import limits_of_steps
 
-__all__ = ["end_calibration_of", "set_ranges"]
+__all__ = ["end_calibration_of", "is_ended_with_others", "set_ranges"]
 
 
 @torch.no_grad()
@@ -44,6 +44,11 @@ def end_calibration_of(quantizers: Iterable[QuantizerBase]) -> dict[int, str]:
                 if issue:
                     issues[id(quantizer)] = issue
     return issues
+
+
+def is_ended_with_others(quantizer: QuantizerBase) -> bool:
+    """Whether `end_calibration_of` gains from having the quantizer together with others."""
+    return _group_of(quantizer) is not None
 
 
 def _group_of(quantizer: Any) -> Any:
