@@ -180,6 +180,8 @@ def optimize_rounding(
     refine_scale: bool = False,
     max_sweeps: int = 100,
     order: bool = True,
+    scale_factors: Sequence[float] = (1.0,),
+    from_nearest_too: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Codes q with a small ``(target - x) gram (target - x)^T``, x = (q + offset) * scale.
 
@@ -197,6 +199,8 @@ def optimize_rounding(
         refine_scale: Let each scale follow its codes, in turn with the moves.
         max_sweeps: Of the moves; 0: GPTQ alone.
         order: Round the inputs with the largest diagonal of ``gram`` first.
+        scale_factors: Start with these multiples of the scales; keep the best for each row.
+        from_nearest_too: One more start, from rounding to nearest: never worse than that.
 
     Returns:
         ``(codes, scale, objective)``, float64: (groups, o, d), (groups, o, blocks), (groups, o).
@@ -208,8 +212,9 @@ def optimize_rounding(
     Source: Frantar et al. 2023 (arXiv 2210.17323).
     """
     return torch.ops.aimet.optimize_rounding(
-        target, gram, scale, offset, qmin, qmax, feedback, refine_scale, max_sweeps, order
-    )
+        target, gram, scale, offset, qmin, qmax, feedback, refine_scale, max_sweeps, order,
+        scale_factors, from_nearest_too,
+    )  # fmt: skip
 
 
 def quadratic_form(error: Tensor, gram: Tensor) -> Tensor:

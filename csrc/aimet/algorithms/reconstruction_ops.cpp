@@ -41,9 +41,10 @@ at::Tensor bias_of_means_op(const at::Tensor& input_sum, const at::Tensor& outpu
 std::tuple<at::Tensor, at::Tensor, at::Tensor> optimize_rounding_op(
     const at::Tensor& target, const at::Tensor& gram, const at::Tensor& scale,
     const at::Tensor& offset, int64_t qmin, int64_t qmax, bool feedback, bool refine_scale,
-    int64_t max_sweeps, bool order) {
-  return optimize_rounding({target, gram}, scale, offset, qmin, qmax,
-                           {feedback, refine_scale, max_sweeps, order});
+    int64_t max_sweeps, bool order, at::ArrayRef<double> scale_factors, bool from_nearest_too) {
+  return optimize_rounding(
+      {target, gram}, scale, offset, qmin, qmax,
+      {feedback, refine_scale, max_sweeps, order, scale_factors.vec(), from_nearest_too});
 }
 
 at::Tensor relax_op(const at::Tensor& target, const at::Tensor& gram, const at::Tensor& scale,

@@ -1,16 +1,14 @@
 #include "aimet/algorithms/relaxation.h"
 
-#include "aimet/algorithms/one_blas_thread.h"
+#include "aimet/algorithms/row_products.h"
 #include "aimet/ops/adaround.h"
 #include "aimet/ops/checks.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/randint.h>
@@ -71,23 +69,6 @@ void check_options(const char* op, const RelaxationOptions& options) {
                     options.learning_rate);
 }
 
-// error (groups, o, d) times gram (groups, d, d), in bands of rows that no number of threads
-// changes.
-at::Tensor multiply(const at::Tensor& error, const at::Tensor& gram) {
-  constexpr int64_t kRows = 64;
-  const int64_t bands = (error.size(1) + kRows - 1) / kRows;
-  at::Tensor result = at::empty_like(error);
-  at::parallel_for(0, bands, 1, [&](int64_t begin, int64_t end) {
-    at::AutoDispatchBelowADInplaceOrView below_autograd;
-    const OneBlasThread one_thread;
-    for (int64_t band = begin; band < end; ++band) {
-      at::Tensor rows = result.slice(1, band * kRows, (band + 1) * kRows);
-      rows.copy_(at::matmul(error.slice(1, band * kRows, (band + 1) * kRows), gram));
-    }
-  });
-  return result;
-}
-
 }  // namespace
 
 at::Tensor relax_rounding(const RoundingProblem& problem, const at::Tensor& scale,
@@ -110,7 +91,7 @@ at::Tensor relax_rounding(const RoundingProblem& problem, const at::Tensor& scal
   };
   SoftWeights weights(target, spread(scale), spread(offset), qmin, qmax, options);
   for (int64_t iteration = 0; iteration < options.iterations; ++iteration)
-    weights.step(multiply(weights.soft() - target, gram) * 2, iteration);
+    weights.step(multiply_rows(weights.soft() - target, gram) * 2, iteration);
   return weights.codes();
 }
 

@@ -1,6 +1,7 @@
 #include "aimet/algorithms/rounding.h"
 
 #include "aimet/algorithms/one_blas_thread.h"
+#include "aimet/algorithms/row_products.h"
 #include "aimet/cpu/kernels.h"
 #include "aimet/ops/checks.h"
 #include "aimet/ops/kernel_choice.h"
@@ -10,14 +11,17 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/minimum.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/where.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace aimet {
@@ -159,6 +163,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> optimize_rounding(const RoundingP
   TORCH_CHECK_VALUE(options.max_sweeps >= 0, op, ": `max_sweeps` must not be negative, got ",
                     options.max_sweeps);
 
+  TORCH_CHECK_VALUE(!options.scale_factors.empty(), op, ": `scale_factors` must not be empty");
+  for (const double factor : options.scale_factors) {
+    TORCH_CHECK_VALUE(factor > 0, op, ": `scale_factors` must be positive, got ", factor);
+  }
+
   // The most important columns go last in memory, so that they are rounded first, when all others
   // can still make up for them.
   at::Tensor order = at::argsort(gram.diagonal(0, 1, 2), /*stable=*/true, 1, false);
@@ -172,40 +181,62 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> optimize_rounding(const RoundingP
   } else {
     gram = gram.clone();
   }
-  const at::Tensor factor = options.feedback ? factorize(gram) : gram;
-  at::Tensor codes = at::empty(target.sizes(), target.options());
-  at::Tensor used = steps.clone();
-  at::Tensor objective = at::empty({groups, o}, target.options());
-
-  const int64_t bands = (o + cpu::kRoundingRows - 1) / cpu::kRoundingRows;
-  at::parallel_for(0, groups * bands, 1, [&](int64_t begin, int64_t end) {
-    std::vector<double> scratch(cpu::rounding_scratch_size(d, cpu::kRoundingRows));
-    std::vector<int32_t> block(d);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t group = task / bands, band = task % bands;
-      const int64_t* columns = order.const_data_ptr<int64_t>() + group * d;
-      for (int64_t j = 0; j < d; ++j)
-        block[j] = static_cast<int32_t>((is_ordered ? columns[j] : j) * blocks / d);
-      const int64_t row = group * o;
-      const cpu::RoundingArguments arguments{gram.const_data_ptr<double>() + group * d * d,
-                                             factor.const_data_ptr<double>() + group * d * d,
-                                             target.const_data_ptr<double>() + row * d,
-                                             zeros.const_data_ptr<double>() + row * blocks,
-                                             used.mutable_data_ptr<double>() + row * blocks,
-                                             codes.mutable_data_ptr<double>() + row * d,
-                                             objective.mutable_data_ptr<double>() + row,
-                                             block.data(),
-                                             d,
-                                             blocks,
-                                             static_cast<double>(qmin),
-                                             static_cast<double>(qmax),
-                                             options.feedback,
-                                             options.refine_scale,
-                                             options.max_sweeps};
-      ops::kernels().round_rows(arguments, scratch.data(), band * cpu::kRoundingRows,
-                                std::min(o, (band + 1) * cpu::kRoundingRows));
+  const at::Tensor factor_of_gram = options.feedback ? factorize(gram) : gram;
+  const at::Tensor wanted_image = multiply_rows(target, gram);
+  std::vector<int32_t> block(groups * d);
+  for (int64_t i = 0; i < groups * d; ++i) {
+    const int64_t column = is_ordered ? order.const_data_ptr<int64_t>()[i] : i % d;
+    block[i] = static_cast<int32_t>(column * blocks / d);
+  }
+  at::Tensor codes, used, objective;
+  const auto solve = [&](double factor, bool feedback) {
+    at::Tensor its_codes = at::empty_like(target), its_scale = steps * factor;
+    at::Tensor its_objective = at::empty({groups, o}, target.options());
+    at::Tensor error = at::empty_like(target), image;
+    const auto for_each_band = [&](auto kernel) {
+      const int64_t bands = (o + cpu::kRoundingRows - 1) / cpu::kRoundingRows;
+      at::parallel_for(0, groups * bands, 1, [&](int64_t begin, int64_t end) {
+        std::vector<double> scratch(cpu::rounding_scratch_size(d, cpu::kRoundingRows));
+        for (int64_t task = begin; task < end; ++task) {
+          const int64_t group = task / bands, first = task % bands * cpu::kRoundingRows;
+          const int64_t row = group * o;
+          const cpu::RoundingArguments arguments{
+              gram.const_data_ptr<double>() + group * d * d,
+              factor_of_gram.const_data_ptr<double>() + group * d * d,
+              target.const_data_ptr<double>() + row * d,
+              wanted_image.const_data_ptr<double>() + row * d,
+              zeros.const_data_ptr<double>() + row * blocks,
+              its_scale.mutable_data_ptr<double>() + row * blocks,
+              its_codes.mutable_data_ptr<double>() + row * d,
+              error.mutable_data_ptr<double>() + row * d,
+              image.defined() ? image.mutable_data_ptr<double>() + row * d : nullptr,
+              its_objective.mutable_data_ptr<double>() + row,
+              block.data() + group * d,
+              d,
+              blocks,
+              static_cast<double>(qmin),
+              static_cast<double>(qmax),
+              feedback,
+              options.refine_scale,
+              options.max_sweeps};
+          kernel(arguments, scratch.data(), first, std::min(o, first + cpu::kRoundingRows));
+        }
+      });
+    };
+    for_each_band(ops::kernels().start_rows);
+    image = multiply_rows(error, gram);
+    for_each_band(ops::kernels().improve_rows);
+    if (!codes.defined()) {
+      std::tie(codes, used, objective) = std::tie(its_codes, its_scale, its_objective);
+      return;
     }
-  });
+    const at::Tensor is_better = (its_objective < objective).unsqueeze(2);
+    codes = at::where(is_better, its_codes, codes);
+    used = at::where(is_better, its_scale, used);
+    objective = at::minimum(its_objective, objective);
+  };
+  for (const double scale_factor : options.scale_factors) solve(scale_factor, options.feedback);
+  if (options.from_nearest_too) solve(1.0, false);
   if (is_ordered) codes = at::empty_like(codes).scatter_(2, along_columns(codes), codes);
   return {codes, used, objective};
 }

@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <tuple>
+#include <vector>
 
 namespace aimet {
 
@@ -50,7 +51,10 @@ struct RoundingOptions {
   bool feedback = true;       // otherwise the descent starts from rounding to nearest
   bool refine_scale = false;  // scales of blocks and channels follow the codes
   int64_t max_sweeps = 100;   // of the descent; 0: GPTQ alone
-  bool order = true;          // columns with small diagonal of H last: rounded first
+  bool order = true;          // the inputs with the largest diagonal of H are rounded first
+  // Starts: these multiples of the scales; the best result is kept for each row.
+  std::vector<double> scale_factors = {1.0};
+  bool from_nearest_too = false;  // one more start: never worse than rounding to nearest
 };
 
 // Returns (codes (groups, o, d), scale (groups, o, blocks), objective (groups, o)), float64. The

@@ -100,8 +100,9 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
       "symmetric) -> (Tensor scale, Tensor offset)");
   m.def(
       "optimize_rounding(Tensor target, Tensor gram, Tensor scale, Tensor offset, int qmin, int "
-      "qmax, bool feedback=True, bool refine_scale=False, int max_sweeps=100, bool order=True) -> "
-      "(Tensor codes, Tensor scale, Tensor objective)");
+      "qmax, bool feedback=True, bool refine_scale=False, int max_sweeps=100, bool order=True, "
+      "float[] scale_factors=[1.0], bool from_nearest_too=False) -> (Tensor codes, Tensor scale, "
+      "Tensor objective)");
   // relaxation.h: AdaRound's relaxation, on the quadratic form or on samples.
   m.def(
       "relax_rounding(Tensor target, Tensor gram, Tensor scale, Tensor offset, int qmin, int qmax, "

@@ -21,7 +21,8 @@ void min_max(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64
 void histogram(ElementType, const HistogramArguments&, const Box&, std::int64_t* counts);
 void range_search(const RangeSearchArguments&, double* scratch, std::int64_t begin,
                   std::int64_t end);
-void round_rows(const RoundingArguments&, double* scratch, std::int64_t begin, std::int64_t end);
+void start_rows(const RoundingArguments&, double* scratch, std::int64_t begin, std::int64_t end);
+void improve_rows(const RoundingArguments&, double* scratch, std::int64_t begin, std::int64_t end);
 void solve_rows(const double* factor, const double* transposed, std::int64_t size, double* rows,
                 std::int64_t count);
 void search_scale(const ScaleSearchArguments&);

@@ -82,9 +82,12 @@ struct KernelTable {
   // Channels [begin, end). `scratch`: 2 * bin_count doubles, not shared between threads.
   void (*range_search)(const RangeSearchArguments&, double* scratch, std::int64_t begin,
                        std::int64_t end);
-  // Rows [begin, end), at most kRoundingRows; `scratch`: rounding_scratch_size() doubles.
-  void (*round_rows)(const RoundingArguments&, double* scratch, std::int64_t begin,
+  // Rows [begin, end), at most kRoundingRows; `scratch`: rounding_scratch_size() doubles. First
+  // codes and `error`; then, from `image`, better codes, scales and `objective`.
+  void (*start_rows)(const RoundingArguments&, double* scratch, std::int64_t begin,
                      std::int64_t end);
+  void (*improve_rows)(const RoundingArguments&, double* scratch, std::int64_t begin,
+                       std::int64_t end);
   // rows (count, size) := rows (L L^T)^-1; `factor` is L, `transposed` L^T, both (size, size).
   void (*solve_rows)(const double* factor, const double* transposed, std::int64_t size,
                      double* rows, std::int64_t count);

@@ -9,14 +9,17 @@ namespace aimet::cpu {
 // Rows of a layer share one Gram matrix H. Row r wants the real numbers `target[r]` and gets codes
 // q such that, with x = (q + offset) * scale, the error e = target - x has a small e H e^T.
 struct RoundingArguments {
-  const double* gram;         // (size, size), symmetric, positive definite
-  const double* factor;       // (size, size): L, lower triangular, H = L L^T
-  const double* target;       // (rows, size)
-  const double* offset;       // (rows, blocks)
-  double* scale;              // (rows, blocks); refined in place
-  double* codes;              // (rows, size)
-  double* objective;          // (rows): e H e^T
-  const std::int32_t* block;  // (size): the block of a column
+  const double* gram;          // (size, size), symmetric, positive definite
+  const double* factor;        // (size, size): L, lower triangular, H = L L^T
+  const double* target;        // (rows, size)
+  const double* wanted_image;  // (rows, size): target H
+  const double* offset;        // (rows, blocks)
+  double* scale;               // (rows, blocks); refined in place
+  double* codes;               // (rows, size)
+  double* error;               // (rows, size): e
+  double* image;               // (rows, size): e H, between the two kernels computed by the caller
+  double* objective;           // (rows): e H e^T
+  const std::int32_t* block;   // (size): the block of a column
   std::int64_t size;
   std::int64_t block_count;
   double qmin;
@@ -31,7 +34,7 @@ constexpr std::int64_t kRoundingRows = 8;
 
 // Doubles of scratch that kRoundingRows rows need.
 constexpr std::int64_t rounding_scratch_size(std::int64_t size, std::int64_t rows) {
-  return 3 * rows * size;
+  return rows * size;
 }
 
 // The grid of a few weights with the least sum_j h_j (w_j - x_j)^2 of rounding to nearest.

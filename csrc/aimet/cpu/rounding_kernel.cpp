@@ -53,11 +53,11 @@ void choose(const Band& band, std::int64_t row, std::int64_t column, double valu
 // those before it may still take any real value. |L^T e|^2 is the objective.
 void round_with_feedback(const Band& band) {
   const std::int64_t size = band.a.size;
-  for (std::int64_t i = 0; i < band.count * size; ++i) band.image[i] = 0;
+  for (std::int64_t i = 0; i < band.count * size; ++i) band.direction[i] = 0;
   for (std::int64_t column = size - 1; column >= 0; --column) {
     const double* factor = band.a.factor + column * size;
     for (std::int64_t row = 0; row < band.count; ++row) {
-      double* carried = band.image + row * size;
+      double* carried = band.direction + row * size;
       choose(band, row, column, band.target(row, column) + carried[column] / factor[column]);
       add_scaled(band.error[row * size + column], factor, carried, column);
     }
@@ -71,22 +71,35 @@ void round_to_nearest(const Band& band) {
   }
 }
 
-// image = H * vector for each row.
-void apply_gram(const Band& band, const double* vector, double* image) {
-  const std::int64_t size = band.a.size;
-  for (std::int64_t i = 0; i < band.count * size; ++i) image[i] = 0;
-  for (std::int64_t column = 0; column < size; ++column) {
-    for (std::int64_t row = 0; row < band.count; ++row) {
-      const double value = vector[row * size + column];
-      if (value != 0) add_scaled(value, band.a.gram + column * size, image + row * size, size);
-    }
-  }
-}
-
 double dot(const double* a, const double* b, std::int64_t count) {
   double sum = 0;
   for (std::int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
   return sum;
+}
+
+// H v of a block, v = q + offset there. With one block to a row it follows from what is known:
+// H v = (H target - H e) / scale.
+void point_along_block(const Band& band, std::int64_t block) {
+  const std::int64_t size = band.a.size;
+  if (band.a.block_count == 1) {
+    for (std::int64_t row = 0; row < band.count; ++row) {
+      const double scale = band.a.scale[band.first + row];
+      const double* wanted = band.a.wanted_image + (band.first + row) * size;
+      for (std::int64_t i = 0; i < size; ++i) {
+        band.direction[row * size + i] = (wanted[i] - band.image[row * size + i]) / scale;
+      }
+    }
+    return;
+  }
+  for (std::int64_t i = 0; i < band.count * size; ++i) band.direction[i] = 0;
+  for (std::int64_t column = 0; column < size; ++column) {
+    if (band.a.block[column] != block) continue;
+    for (std::int64_t row = 0; row < band.count; ++row) {
+      const double value = band.code(row, column) + band.params(row, column).offset;
+      if (value != 0)
+        add_scaled(value, band.a.gram + column * size, band.direction + row * size, size);
+    }
+  }
 }
 
 // The best scale of each block for the codes as they are: along v = q + offset the objective is a
@@ -94,15 +107,7 @@ double dot(const double* a, const double* b, std::int64_t count) {
 void refine_scales(const Band& band) {
   const std::int64_t size = band.a.size;
   for (std::int64_t block = 0; block < band.a.block_count; ++block) {
-    for (std::int64_t i = 0; i < band.count * size; ++i) band.direction[i] = 0;
-    for (std::int64_t column = 0; column < size; ++column) {
-      if (band.a.block[column] != block) continue;
-      for (std::int64_t row = 0; row < band.count; ++row) {
-        const double value = band.code(row, column) + band.params(row, column).offset;
-        if (value != 0)
-          add_scaled(value, band.a.gram + column * size, band.direction + row * size, size);
-      }
-    }
+    point_along_block(band, block);
     for (std::int64_t row = 0; row < band.count; ++row) {
       double* error = band.error + row * size;
       double* image = band.image + row * size;
@@ -214,28 +219,28 @@ double sum_of_floats(const float* a, std::int64_t count) {
 
 }  // namespace
 
-void round_rows(const RoundingArguments& a, double* scratch, std::int64_t begin, std::int64_t end) {
-  const std::int64_t count = end - begin;
-  const std::int64_t part = count * a.size;
-  const Band band{a, begin, count, scratch, scratch + part, scratch + 2 * part};
+void start_rows(const RoundingArguments& a, double* scratch, std::int64_t begin, std::int64_t end) {
+  const std::int64_t start = begin * a.size;
+  const Band band{a, begin, end - begin, a.error + start, a.image + start, scratch};
   if (a.has_feedback) {
     round_with_feedback(band);
   } else {
     round_to_nearest(band);
   }
-  apply_gram(band, band.error, band.image);
+}
+
+void improve_rows(const RoundingArguments& a, double* scratch, std::int64_t begin,
+                  std::int64_t end) {
+  const std::int64_t start = begin * a.size;
+  const Band band{a, begin, end - begin, a.error + start, a.image + start, scratch};
   // A refined scale moves the best codes, and these the best scale.
   constexpr int kRounds = 8;
   for (int round = 0; round < kRounds; ++round) {
     if (a.refines_scale) refine_scales(band);
     if (!descend(band) || !a.refines_scale) break;
   }
-  // What many updates have left in H e is not the objective to the last digits.
-  apply_gram(band, band.error, band.image);
-  for (std::int64_t row = 0; row < count; ++row) {
-    const std::int64_t start = row * a.size;
-    a.objective[begin + row] = dot(band.error + start, band.image + start, a.size);
-  }
+  for (std::int64_t row = 0; row < band.count; ++row)
+    a.objective[begin + row] = dot(band.error + row * a.size, band.image + row * a.size, a.size);
 }
 
 void solve_rows(const double* factor, const double* transposed, std::int64_t size, double* rows,

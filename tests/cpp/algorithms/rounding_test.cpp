@@ -51,7 +51,7 @@ TEST(Rounding, WithAnIdentityIsNearest) {
   const at::Tensor scale = at::ones({1, 19, 1}, at::kDouble) * 0.3;
   const auto [codes, used, objective] =
       aimet::optimize_rounding({target, at::eye(33, at::kDouble).unsqueeze(0)}, scale,
-                               at::zeros({1, 19, 1}, at::kDouble), -8, 7, {true, false, 0, true});
+                               at::zeros({1, 19, 1}, at::kDouble), -8, 7, {.max_sweeps = 0});
   EXPECT_TRUE(codes.equal((target / 0.3).round().clamp(-8, 7)));
 }
 

@@ -4,6 +4,7 @@
 
 #include "each_capability.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace aimet::cpu {
@@ -44,6 +45,17 @@ struct Matrix {
   }
 };
 
+std::vector<double> times_gram(const std::vector<double>& rows, const Matrix& matrix) {
+  std::vector<double> result(rows.size());
+  for (std::int64_t row = 0; row < kRowCount; ++row) {
+    for (std::int64_t j = 0; j < kSize; ++j) {
+      for (std::int64_t k = 0; k < kSize; ++k)
+        result[row * kSize + j] += rows[row * kSize + k] * matrix.gram[k * kSize + j];
+    }
+  }
+  return result;
+}
+
 struct Result {
   std::vector<double> codes = std::vector<double>(kRowCount * kSize);
   std::vector<double> objective = std::vector<double>(kRowCount);
@@ -60,13 +72,18 @@ Result round(const KernelTable& kernels, std::int64_t sweeps, bool refines) {
   const std::vector<std::int32_t> block(kSize, 0);
   std::vector<double> scratch(
       static_cast<std::size_t>(rounding_scratch_size(kSize, kRoundingRows)));
+  const std::vector<double> wanted = times_gram(target, matrix);
+  std::vector<double> error(kRowCount * kSize), image(kRowCount * kSize);
   Result result;
   const RoundingArguments arguments{matrix.gram.data(),
                                     matrix.factor.data(),
                                     target.data(),
+                                    wanted.data(),
                                     offset.data(),
                                     result.scale.data(),
                                     result.codes.data(),
+                                    error.data(),
+                                    image.data(),
                                     result.objective.data(),
                                     block.data(),
                                     kSize,
@@ -76,8 +93,12 @@ Result round(const KernelTable& kernels, std::int64_t sweeps, bool refines) {
                                     true,
                                     refines,
                                     sweeps};
-  kernels.round_rows(arguments, scratch.data(), 0, 5);
-  kernels.round_rows(arguments, scratch.data(), 5, kRowCount);
+  kernels.start_rows(arguments, scratch.data(), 0, 5);
+  kernels.start_rows(arguments, scratch.data(), 5, kRowCount);
+  const std::vector<double> product = times_gram(error, matrix);
+  std::copy(product.begin(), product.end(), image.begin());
+  kernels.improve_rows(arguments, scratch.data(), 0, 5);
+  kernels.improve_rows(arguments, scratch.data(), 5, kRowCount);
   return result;
 }
 
@@ -102,13 +123,7 @@ TEST_P(RoundingKernel, DescendsFromTheFirstRounding) {
 TEST_P(RoundingKernel, SolvesRows) {
   const Matrix matrix;
   const std::vector<double> wanted = doubles(kRowCount * kSize, 7);
-  std::vector<double> rows(kRowCount * kSize);
-  for (std::int64_t row = 0; row < kRowCount; ++row) {
-    for (std::int64_t j = 0; j < kSize; ++j) {
-      for (std::int64_t k = 0; k < kSize; ++k)
-        rows[row * kSize + j] += wanted[row * kSize + k] * matrix.gram[k * kSize + j];
-    }
-  }
+  std::vector<double> rows = times_gram(wanted, matrix);
   std::vector<double> of_baseline = rows;
   kernels().solve_rows(matrix.factor.data(), matrix.transposed.data(), kSize, rows.data(),
                        kRowCount);
