@@ -17,6 +17,8 @@ void float_format(ElementType, const FloatFormatArguments&, std::int64_t begin, 
 void float_format_backward(ElementType, const FloatFormatBackwardArguments&, std::int64_t begin,
                            std::int64_t end);
 void microscaling(ElementType, const MicroscalingArguments&, std::int64_t begin, std::int64_t end);
+void affine_limits(ElementType, const AffineArguments&, const MinMaxArguments&, std::int64_t begin,
+                   std::int64_t end);
 void min_max(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);
 void histogram(ElementType, const HistogramArguments&, const Box&, std::int64_t* counts);
 void range_search(const RangeSearchArguments&, double* scratch, std::int64_t begin,

@@ -74,6 +74,10 @@ struct KernelTable {
   // Units [begin, end) of the arguments: each block's scale, then its elements.
   void (*microscaling)(ElementType, const MicroscalingArguments&, std::int64_t begin,
                        std::int64_t end);
+  // `affine` without a mask or a clamp in kQuantizeDequantize and `min_max` in one: the elements of
+  // the tasks [begin, end) of the reduction, which is not by columns.
+  void (*affine_limits)(ElementType, const AffineArguments&, const MinMaxArguments&,
+                        std::int64_t begin, std::int64_t end);
   // Minimum and maximum of the finite values; +inf/-inf where there is none. Of the tasks of one
   // run in [begin, end), the first gets the limits of all, the others +inf/-inf.
   void (*min_max)(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);

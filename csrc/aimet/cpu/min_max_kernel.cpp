@@ -1,73 +1,24 @@
-// Smallest and largest finite value per task of the Reduction. Minima do not depend on the order,
-// so any split is right; only the sign of zero would, and the operators drop it.
-#include "aimet/core/rounding.h"
+// Smallest and largest finite value per task of the Reduction.
 #include "aimet/cpu/elements.h"
 #include "aimet/cpu/functions.h"
+#include "aimet/cpu/limits.h"
 
 namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
 namespace {
 
-template <typename T>
-AIMET_HOST_DEVICE void include(T x, T* low, T* high) {
-  constexpr T kInfinity = static_cast<T>(__builtin_inff());
-  const bool is_counted = core::is_finite(x);
-  *low = core::minimum(*low, is_counted ? x : kInfinity);
-  *high = core::maximum(*high, is_counted ? x : -kInfinity);
-}
-
-// Limits of `count` values that follow each other. Any order is right; lanes are written as vectors,
-// and several of them, since compilers would keep arrays in memory, where each comparison waits for
-// the one before.
 template <typename Element, typename T>
-AIMET_HOST_DEVICE void min_max_of(const Element* values, std::int64_t count, T* result_low,
-                                  T* result_high) {
-#if defined(__AVX512F__)
-  constexpr int kRegister = 64;  // bytes
-#elif defined(__AVX__)
-  constexpr int kRegister = 32;
-#else
-  constexpr int kRegister = 16;
-#endif
-  typedef T Vector __attribute__((vector_size(kRegister)));
-  constexpr int kWidth = kRegister / sizeof(T);
-  constexpr int kVectors = 4;
-  constexpr T kLargest = sizeof(T) == 4 ? T(0x1.fffffep127f) : T(0x1.fffffffffffffp1023);
+AIMET_HOST_DEVICE void min_max_of(const Element* values, std::int64_t count, T* low, T* high) {
+  constexpr std::int64_t kStep = RunningLimits<T>::kStep;
   alignas(64) T buffer[kChunk];
-  const Vector infinity = Vector{} + static_cast<T>(__builtin_inff());
-  Vector low[kVectors];
-  Vector high[kVectors];
-#pragma GCC unroll 4
-  for (int k = 0; k < kVectors; ++k) {
-    low[k] = infinity;
-    high[k] = -infinity;
-  }
-  *result_low = infinity[0];
-  *result_high = -infinity[0];
+  RunningLimits<T> found;
   for (std::int64_t start = 0; start < count; start += kChunk) {
     const std::int64_t size = count - start < kChunk ? count - start : kChunk;
     const T* x = load(values + start, size, buffer);
     std::int64_t i = 0;
-    for (; i + kVectors * kWidth <= size; i += kVectors * kWidth) {
-#pragma GCC unroll 4
-      for (int k = 0; k < kVectors; ++k) {
-        Vector v;
-        __builtin_memcpy(&v, x + i + k * kWidth, sizeof v);
-        low[k] = ((v < low[k]) & (v >= -kLargest)) ? v : low[k];
-        high[k] = ((v > high[k]) & (v <= kLargest)) ? v : high[k];
-      }
-    }
-    for (; i < size; ++i) include(x[i], result_low, result_high);
+    for (; i + kStep <= size; i += kStep) found.add(x + i);
+    for (; i < size; ++i) found.add_one(x[i]);
   }
-  if (count < kVectors * kWidth) return;
-#pragma GCC unroll 4
-  for (int k = 1; k < kVectors; ++k) {
-    low[0] = low[k] < low[0] ? low[k] : low[0];
-    high[0] = high[k] > high[0] ? high[k] : high[0];
-  }
-  for (int j = 0; j < kWidth; ++j) {
-    *result_low = core::minimum(*result_low, low[0][j]);
-    *result_high = core::maximum(*result_high, high[0][j]);
-  }
+  found.result(low, high);
 }
 
 // Tasks [begin, end) of one run. The first one's partial result is that of all, which keeps the
@@ -85,10 +36,7 @@ AIMET_HOST_DEVICE void min_max_run(const MinMaxArguments& a, std::int64_t begin,
   T* low = static_cast<T*>(a.partial_min) + begin;
   T* high = static_cast<T*>(a.partial_max) + begin;
   min_max_of(values, count, low, high);
-  for (std::int64_t i = 1; i < end - begin; ++i) {
-    low[i] = static_cast<T>(__builtin_inff());
-    high[i] = -low[i];
-  }
+  clear_other_tasks(end - begin, low, high);
 }
 
 template <typename Element>

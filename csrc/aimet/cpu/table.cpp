@@ -16,6 +16,7 @@ const KernelTable table = {
     float_format,
     float_format_backward,
     microscaling,
+    affine_limits,
     min_max,
     histogram,
     range_search,

@@ -95,8 +95,18 @@ at::Tensor apply(const char* op, cpu::AffineMode mode, const at::Tensor& input,
   return forward.output;
 }
 
-// The limits of a few chunks, then their codes, while they are in the cache. Tasks of the reduction
-// that follow each other cover elements that follow each other, if whole blocks of rows are taken.
+// Long runs: limits and codes in one loop. Runs that begin within a line of the cache would not be
+// streamed well.
+bool is_one_loop(const cpu::Reduction& reduction) {
+  constexpr std::int64_t kLine = 64;
+  const std::int64_t runs = reduction.shape.outer * reduction.shape.channels;
+  return !reduction.is_by_columns() && reduction.shape.inner >= cpu::kChunk &&
+         (runs == 1 || reduction.shape.inner % kLine == 0);
+}
+
+// Otherwise the limits of a few chunks, then their codes, while they are in the cache. Tasks of the
+// reduction that follow each other cover elements that follow each other, if whole blocks of rows
+// are taken.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> with_limits_cpu(
     const at::Tensor& input, const at::Tensor& scale, const at::Tensor& offset, std::int64_t qmin,
     std::int64_t qmax, at::OptionalIntArrayRef block_size) {
@@ -108,6 +118,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> with_limits_cpu(
                         block_size, nullptr);
   const ops::LimitsReduction limits(forward.x, forward.parameters.layout);
   const cpu::Reduction& reduction = limits.reduction();
+  if (is_one_loop(reduction)) {
+    at::parallel_for(0, reduction.task_count(), ops::task_grain(reduction.task_size()),
+                     [&](std::int64_t begin, std::int64_t end) {
+                       ops::kernels().affine_limits(forward.type, forward.arguments,
+                                                    limits.arguments(), begin, end);
+                     });
+    auto [low, high] = limits.result(scale.sizes());
+    return {forward.output, low, high};
+  }
   const std::int64_t per_unit =
       reduction.is_by_columns()
           ? std::max<std::int64_t>(1, reduction.column_tiles())

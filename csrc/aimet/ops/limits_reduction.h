@@ -16,6 +16,8 @@ class LimitsReduction {
   LimitsReduction(const at::Tensor& dense, const ChannelLayout& layout);
 
   const cpu::Reduction& reduction() const { return arguments_.reduction; }
+  // For a kernel that does the work of run() along with its own.
+  const cpu::MinMaxArguments& arguments() const { return arguments_; }
   // Tasks of reduction(), each once, in any order, from any thread.
   void run(std::int64_t begin, std::int64_t end) const;
   // After all tasks: min and max in `shape`, that of the parameters.

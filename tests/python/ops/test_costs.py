@@ -104,7 +104,14 @@ def test_limits_in_passing_are_those_of_min_max(case: Case, dtype: torch.dtype) 
 
 @pytest.mark.parametrize(
     ("shape", "scale_shape"),
-    [((3, 700_001), ()), ((3, 700_001), (3, 1)), ((70_000, 30), (30,)), ((700, 3001), (3001,))],
+    [
+        ((3, 700_001), ()),
+        ((3, 700_001), (3, 1)),
+        ((5, 3, 64 * 2001), (3, 1)),
+        ((9 * 2**20,), ()),  # streamed past the caches
+        ((70_000, 30), (30,)),
+        ((700, 3001), (3001,)),
+    ],
 )
 def test_limits_in_passing_on_many_threads(
     shape: tuple[int, ...], scale_shape: tuple[int, ...]
@@ -115,6 +122,22 @@ def test_limits_in_passing_on_many_threads(
     assert same_bits(output, ops.quantize_dequantize(x, scale, OFFSET, -8, 7))
     assert same_bits(low, ops.min_max(x, scale_shape)[0])
     assert same_bits(high, ops.min_max(x, scale_shape)[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("place", [0, 1500, 4999])
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan"), 0.0])
+def test_limits_in_passing_of_long_runs_are_those_of_finite_values(
+    value: float, place: int, dtype: torch.dtype
+) -> None:
+    x = torch.randn(5000, generator=torch.Generator().manual_seed(7)).abs().to(dtype) + 1
+    for count in (1, 5000):  # one such value, and nothing else
+        x[place if count == 1 else slice(None)] = value
+        output, low, high = ops.quantize_dequantize_min_max(x, SCALE, OFFSET, -8, 7)
+        assert same_bits(output, ops.quantize_dequantize(x, SCALE, OFFSET, -8, 7))
+        finite = x[x.isfinite()].to(low.dtype)
+        expected = (finite.min(), finite.max()) if finite.numel() else (torch.inf, -torch.inf)
+        assert (low.item(), high.item()) == tuple(float(limit) for limit in expected)
 
 
 def test_limits_in_passing_leave_the_gradient_as_it_is() -> None:
