@@ -97,15 +97,35 @@ def calibrating(quantizers: Iterable[QuantizerBase]) -> Iterator[None]:
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode, no gradients; each module gets its own mode back."""
-    training = [module for module in model.modules() if module.training]
-    if training:
+    modules = list(model.modules())
+    training = [module for module in modules if module.training]
+    # A simulation has hundreds of modules, most of them quantizers: setting an attribute of a
+    # module takes longer than some of them do. Whoever overrides train() gets it called.
+    is_plain = all(
+        type(module).train is nn.Module.train
+        and type(module).eval is nn.Module.eval
+        and "training" in module.__dict__
+        for module in modules
+    )
+    if training and not is_plain:
         model.eval()
+    elif training:
+        _set_training(training, False)
     try:
         with torch.no_grad():
             yield
     finally:
-        for module in training:
-            module.training = True
+        if is_plain:
+            _set_training(training, True)
+        else:
+            for module in training:
+                module.training = True
+
+
+def _set_training(modules: Iterable[nn.Module], is_training: bool) -> None:
+    """`module.training = is_training` of modules that have nothing special about it."""
+    for module in modules:
+        module.__dict__["training"] = is_training
 
 
 _Ranges = list[tuple[QuantizerBase, list[tuple[torch.Tensor, torch.Tensor]], bool]]
@@ -117,8 +137,8 @@ def ranges_of(model: nn.Module) -> _Ranges:
     found: _Ranges = []
     for module in model.modules():
         if isinstance(module, QuantizerBase):
-            tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-            copies = [(tensor, tensor.clone()) for tensor in tensors]
+            own = (*module._parameters.values(), *module._buffers.values())
+            copies = [(tensor, tensor.clone()) for tensor in own if tensor is not None]
             found.append((module, copies, getattr(module, "_initialized", True)))
     return found
 
