@@ -52,6 +52,7 @@ AIMET_HOST_DEVICE void affine_limits_run(const AffineArguments& a, const MinMaxA
   T* low = static_cast<T*>(limits.partial_min) + begin;
   T* high = static_cast<T*>(limits.partial_max) + begin;
   found.result(low, high);
+  if (found.met_infinity()) min_max_of(input, count, low, high);
   clear_other_tasks(end - begin, low, high);
 }
 

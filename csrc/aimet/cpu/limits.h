@@ -4,6 +4,7 @@
 
 #include "aimet/core/macros.h"
 #include "aimet/core/rounding.h"
+#include "aimet/cpu/elements.h"
 
 #include <cstdint>
 
@@ -20,7 +21,11 @@ AIMET_HOST_DEVICE void include(T x, T* low, T* high) {
 
 // Lanes are written as vectors, and several of them, since compilers would keep arrays in memory,
 // where each comparison waits for the one before.
-template <typename T>
+//
+// Asking for each value whether it is finite takes longer than comparing it. Without
+// `skips_infinities` only NaN is left out (it compares false), and `met_infinity` tells afterwards
+// that it has to be done again, with it: data with infinities are rare.
+template <typename T, bool skips_infinities = false>
 class RunningLimits {
 #if defined(__AVX512F__)
   static constexpr int kRegister = 64;  // bytes
@@ -52,12 +57,24 @@ class RunningLimits {
     for (int k = 0; k < kVectors; ++k) {
       Vector v;
       __builtin_memcpy(&v, x + k * kWidth, sizeof v);
-      low_[k] = ((v < low_[k]) & (v >= -kLargest)) ? v : low_[k];
-      high_[k] = ((v > high_[k]) & (v <= kLargest)) ? v : high_[k];
+      if constexpr (skips_infinities) {
+        low_[k] = ((v < low_[k]) & (v >= -kLargest)) ? v : low_[k];
+        high_[k] = ((v > high_[k]) & (v <= kLargest)) ? v : high_[k];
+      } else {
+        low_[k] = v < low_[k] ? v : low_[k];
+        high_[k] = v > high_[k] ? v : high_[k];
+      }
     }
   }
 
   AIMET_HOST_DEVICE void add_one(T x) { include(x, &rest_low_, &rest_high_); }
+
+  AIMET_HOST_DEVICE bool met_infinity() const {
+    T low;
+    T high;
+    result(&low, &high);
+    return low < -kLargest || high > kLargest;
+  }
 
   AIMET_HOST_DEVICE void result(T* low, T* high) const {
     Vector least = low_[0];
@@ -81,6 +98,28 @@ class RunningLimits {
   T rest_low_ = static_cast<T>(__builtin_inff());
   T rest_high_ = static_cast<T>(-__builtin_inff());
 };
+
+// `count` values that follow each other.
+template <bool skips_infinities, typename Element, typename T>
+AIMET_HOST_DEVICE bool find_limits(const Element* values, std::int64_t count, T* low, T* high) {
+  using Limits = RunningLimits<T, skips_infinities>;
+  alignas(64) T buffer[kChunk];
+  Limits found;
+  for (std::int64_t start = 0; start < count; start += kChunk) {
+    const std::int64_t size = count - start < kChunk ? count - start : kChunk;
+    const T* x = load(values + start, size, buffer);
+    std::int64_t i = 0;
+    for (; i + Limits::kStep <= size; i += Limits::kStep) found.add(x + i);
+    for (; i < size; ++i) found.add_one(x[i]);
+  }
+  found.result(low, high);
+  return !found.met_infinity();
+}
+
+template <typename Element, typename T>
+AIMET_HOST_DEVICE void min_max_of(const Element* values, std::int64_t count, T* low, T* high) {
+  if (!find_limits<false>(values, count, low, high)) find_limits<true>(values, count, low, high);
+}
 
 // Of the tasks of one run, the first holds the limits of all: the others have observed nothing.
 template <typename T>

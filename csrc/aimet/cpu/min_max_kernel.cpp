@@ -6,21 +6,6 @@
 namespace aimet::cpu::AIMET_SIMD_NAMESPACE {
 namespace {
 
-template <typename Element, typename T>
-AIMET_HOST_DEVICE void min_max_of(const Element* values, std::int64_t count, T* low, T* high) {
-  constexpr std::int64_t kStep = RunningLimits<T>::kStep;
-  alignas(64) T buffer[kChunk];
-  RunningLimits<T> found;
-  for (std::int64_t start = 0; start < count; start += kChunk) {
-    const std::int64_t size = count - start < kChunk ? count - start : kChunk;
-    const T* x = load(values + start, size, buffer);
-    std::int64_t i = 0;
-    for (; i + kStep <= size; i += kStep) found.add(x + i);
-    for (; i < size; ++i) found.add_one(x[i]);
-  }
-  found.result(low, high);
-}
-
 // Tasks [begin, end) of one run. The first one's partial result is that of all, which keeps the
 // lanes at work: the others observe nothing.
 template <typename Element>
