@@ -39,7 +39,7 @@ ALIASES = {
     "aimet_torch.gptq": "aimet_torch.ptq.gptq",
     "aimet_torch.seq_mse": "aimet_torch.ptq.seq_mse",
     # training
-    "aimet_torch.bn_reestimation": "aimet_torch.qat.bn_reestimation",
+    "aimet_torch.bn_reestimation": "aimet_torch.ptq.bn_reestimation",
     # analysis
     "aimet_torch.arch_checker": "aimet_torch.analysis.arch_checker",
     "aimet_torch.arch_checker.arch_checker": "aimet_torch.analysis.arch_checker",

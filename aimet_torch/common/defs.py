@@ -51,10 +51,15 @@ class QuantScheme(Enum):
     training_range_learning_with_tf_enhanced_init = 4
     training_range_learning = 5
     post_training_percentile = 6
+    # Not in AIMET: the least squared error, for weights searched on the values themselves.
+    post_training_mse = 7
 
     @classmethod
     def from_str(cls, alias: str) -> QuantScheme:
-        """Return the scheme for ``"min_max"``, ``"tf"``, ``"tf_enhanced"`` or ``"percentile"``.
+        """Return the scheme of a name.
+
+        Args:
+            alias: ``"min_max"``, ``"tf"``, ``"tf_enhanced"``, ``"percentile"`` or ``"mse"``.
 
         Raises:
             ValueError: ``alias`` is none of these.
@@ -70,6 +75,7 @@ _QUANT_SCHEME_ALIASES = {
     "tf": QuantScheme.min_max,
     "tf_enhanced": QuantScheme.post_training_tf_enhanced,
     "percentile": QuantScheme.post_training_percentile,
+    "mse": QuantScheme.post_training_mse,
 }
 
 RANGE_LEARNING_SCHEMES = {

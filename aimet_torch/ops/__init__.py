@@ -27,6 +27,7 @@ from aimet_torch.ops.range_search import (
     range_from_mse,
     range_from_percentile,
     range_from_sqnr,
+    range_from_values,
 )
 from aimet_torch.ops.simulation import fingerprint, quantize_dequantize_by_range_
 from aimet_torch.ops.statistics import min_max, rebin_histogram, update_histogram_
@@ -51,6 +52,7 @@ __all__ = [
     "range_from_mse",
     "range_from_percentile",
     "range_from_sqnr",
+    "range_from_values",
     "rebin_histogram",
     "update_histogram_",
 ]

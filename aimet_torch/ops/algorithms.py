@@ -9,9 +9,13 @@ from torch import Tensor
 
 __all__ = [
     "absorb_high_bias",
+    "add_channel_sums_",
+    "clipped_normal_moments",
+    "correct_bias_analytically",
     "equalize_cross_layers_",
     "fold_batch_norm",
     "merge_batch_norm_statistics",
+    "smoothing_scale",
     "tie_free_multiplier",
 ]
 
@@ -204,3 +208,110 @@ def tie_free_multiplier(multiplier: Tensor, tolerance: float) -> Tensor:
     tensor([0.3333, 0.4995], dtype=torch.float64)
     """
     return torch.ops.aimet.tie_free_multiplier(multiplier, tolerance)
+
+
+def clipped_normal_moments(
+    mean: Tensor, deviation: Tensor, lower: Tensor | None = None, upper: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a normal variable behind a clip.
+
+    Args:
+        mean: Of the variable, floating-point, any shape.
+        deviation: Its standard deviation, broadcasts; the sign is ignored, 0 is a constant.
+        lower: Lower limit, broadcasts; None: none. ReLU: 0.
+        upper: Upper limit, broadcasts; None: none. ReLU6: 6.
+
+    Returns:
+        ``(mean, deviation)`` of the clipped variable, computed in float64, in the dtype of
+        ``mean``. Not differentiable.
+
+    Raises:
+        TypeError: An argument is not floating-point.
+        ValueError: A lower limit is above its upper one.
+
+    Source: Nagel et al. 2019 (arXiv 1906.04721), appendix C.
+
+    >>> clipped_normal_moments(torch.tensor(0.5), torch.tensor(1.0), torch.tensor(0.0))[0]
+    tensor(0.6978)
+    """
+    return torch.ops.aimet.clipped_normal_moments(mean, deviation, lower, upper)
+
+
+def correct_bias_analytically(
+    bias: Tensor,
+    weight: Tensor,
+    quantized_weight: Tensor,
+    expected_input: Tensor,
+    *,
+    groups: int = 1,
+    transposed: bool = False,
+) -> Tensor:
+    """Take out of a bias what rounded weights add to the mean of each output.
+
+    Args:
+        bias: (out,).
+        weight: Before quantization, as torch.nn stores it.
+        quantized_weight: After, same shape.
+        expected_input: (in,): mean of each input channel.
+        groups: Of the convolution.
+        transposed: ``weight`` belongs to a transposed convolution.
+
+    Returns:
+        ``bias - sum of (quantized_weight - weight) * expected_input``, computed in float64, in the
+        dtype of ``bias``. Zero padding is not accounted for.
+
+    Raises:
+        TypeError: An argument is not floating-point.
+        ValueError: Shapes do not fit.
+
+    Source: Nagel et al. 2019 (arXiv 1906.04721), section 4.2.
+    """
+    return torch.ops.aimet.correct_bias_analytically(
+        bias, weight, quantized_weight, expected_input, groups, transposed
+    )
+
+
+def add_channel_sums_(sums: Tensor, values: Tensor, channel_axis: int) -> int:
+    """Add the sum of ``values`` over all dimensions but one to ``sums``, in place.
+
+    Args:
+        sums: float64, (channels,).
+        values: Floating-point, any shape.
+        channel_axis: The dimension that is kept.
+
+    Returns:
+        How many values were added to each channel.
+
+    Raises:
+        TypeError: Dtypes are not these.
+        ValueError: ``sums`` does not have one number a channel.
+    """
+    return torch.ops.aimet.add_channel_sums_(sums, values, channel_axis)
+
+
+def smoothing_scale(
+    activation_range: Tensor,
+    weights: Sequence[Tensor],
+    alpha: float = 0.5,
+    max_scale: float = 1024.0,
+) -> Tensor:
+    """Scales that move the spread of an activation's channels into the weights that read it.
+
+    Args:
+        activation_range: (channels,): largest absolute value of each channel.
+        weights: Of the layers that read it, channels in dimension 1, of depthwise layers in
+            dimension 0.
+        alpha: 0: the activation keeps its spread, to 1: the weights take all of it.
+        max_scale: Scales stay within ``[1 / max_scale, max_scale]``.
+
+    Returns:
+        float64, (channels,): ``range^alpha / weight^(1 - alpha)`` over its geometric mean. Divide
+        the activation by it and multiply the weights. Channels without a usable range keep 1.
+
+    Raises:
+        TypeError: An argument is not floating-point.
+        ValueError: Shapes do not fit, or an option is out of range.
+
+    Source: Xiao et al. 2022, SmoothQuant (arXiv 2211.10438), equation 4.
+    """
+    return torch.ops.aimet.smoothing_scale(activation_range, list(weights), alpha, max_scale)

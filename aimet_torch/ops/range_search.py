@@ -1,17 +1,26 @@
-"""Ranges for a grid from histograms, for all channels at once.
+"""Ranges for a grid from histograms, or from the values themselves, for all channels at once.
 
-All functions take ``histogram``, int64 of shape ``(*min.shape, bins)``, whose bins divide ``[min,
-max]`` equally, and return the limits ``(min, max)`` of the range: same shape and dtype as ``min``,
-zero included. Pass them on to :func:`aimet_torch.ops.encoding_from_range`. Where the histogram is
-empty they are the minimal range.
+All functions but `range_from_values` take ``histogram``, int64 of shape ``(*min.shape, bins)``,
+whose bins divide ``[min, max]`` equally, and return the limits ``(min, max)`` of the range: same
+shape and dtype as ``min``, zero included. Pass them on to
+:func:`aimet_torch.ops.encoding_from_range`. Where the histogram is empty they are the minimal
+range.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["range_from_entropy", "range_from_mse", "range_from_percentile", "range_from_sqnr"]
+__all__ = [
+    "range_from_entropy",
+    "range_from_mse",
+    "range_from_percentile",
+    "range_from_sqnr",
+    "range_from_values",
+]
 
 
 def range_from_percentile(
@@ -159,3 +168,40 @@ def range_from_entropy(
     Source: Migacz, 8-bit inference with TensorRT, GTC 2017.
     """
     return torch.ops.aimet.range_from_entropy(histogram, min, max, qmin, qmax, symmetric)
+
+
+def range_from_values(
+    input: Tensor,
+    shape: Sequence[int],
+    qmin: int,
+    qmax: int,
+    symmetric: bool,
+    block_size: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The range with the least squared error on the values themselves, without a histogram.
+
+    For weights, all of which are known. Symmetric: 256 fractions of the largest absolute value,
+    then the best scale for the codes of the best, as long as that gains. Asymmetric: both limits,
+    on a raster that gets finer around the best, as in :func:`range_from_mse`.
+
+    Args:
+        input: floating-point; NaN and infinities do not count.
+        shape: of the results; broadcasts against ``input`` or, with ``block_size``, tiles it.
+        qmin: lowest code.
+        qmax: highest code.
+        symmetric: zero lies in the middle of the grid.
+        block_size: elements that share a range for each dimension of ``shape``.
+
+    Returns:
+        ``(min, max)`` of ``shape``, float32, zero included.
+
+    Raises:
+        TypeError: ``input`` is not floating-point.
+        ValueError: ``shape`` does not fit, or ``qmin >= qmax``.
+
+    >>> range_from_values(torch.tensor([-1.0, -0.5, 0.25, 0.75]), (), -8, 7, True)
+    (tensor(-1.), tensor(0.8750))
+    """
+    return torch.ops.aimet.range_from_values(
+        input, list(shape), qmin, qmax, symmetric, None if block_size is None else list(block_size)
+    )

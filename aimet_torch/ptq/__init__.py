@@ -3,12 +3,15 @@
 from aimet_torch.ptq.adaround import Adaround, AdaroundParameters
 from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms, fold_given_batch_norms
 from aimet_torch.ptq.batch_norm_to_scale import fold_all_batch_norms_to_scale
+from aimet_torch.ptq.bias_correction import correct_bias
+from aimet_torch.ptq.bn_reestimation import reestimate_bn_stats
 from aimet_torch.ptq.cross_layer_equalization import (
     CrossLayerScaling,
     HighBiasFold,
     equalize_bn_folded_model,
     equalize_model,
 )
+from aimet_torch.ptq.data_free import data_free_quantization
 from aimet_torch.ptq.gptq import apply_gptq
 from aimet_torch.ptq.seq_mse import SeqMseParams, apply_seq_mse
 
@@ -20,9 +23,12 @@ __all__ = [
     "SeqMseParams",
     "apply_gptq",
     "apply_seq_mse",
+    "correct_bias",
+    "data_free_quantization",
     "equalize_bn_folded_model",
     "equalize_model",
     "fold_all_batch_norms",
     "fold_all_batch_norms_to_scale",
     "fold_given_batch_norms",
+    "reestimate_bn_stats",
 ]

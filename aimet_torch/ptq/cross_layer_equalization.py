@@ -57,6 +57,8 @@ class EqualizationReport:
         replaced_activations: Name of each activation that was replaced -> what it is now.
         absorbed: Name of each layer that gave up bias -> the number of channels.
         skipped: Name of each layer without an equalizable successor -> why.
+        statistics: Name of each layer with a folded batch normalization -> mean and standard
+            deviation (channels,) of its outputs now, as the batch normalization tells them.
     """
 
     batch_norms: FoldedBatchNorms = field(default_factory=FoldedBatchNorms)
@@ -66,6 +68,7 @@ class EqualizationReport:
     replaced_activations: dict[str, str] = field(default_factory=dict)
     absorbed: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    statistics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         left = {**self.batch_norms.standalone, **self.batch_norms.unchanged}
@@ -246,7 +249,10 @@ class HighBiasFold:
         """
         for info in cls_set_info_list:
             for pair in info.cls_pair_info_list:
-                _absorb(pair, bn_layers.get(pair.layer1), "approximate")
+                norm = bn_layers.get(pair.layer1)
+            if norm is not None:
+                mean, deviation = (x / pair.scale_factor for x in _moments_of(norm))
+                _absorb(pair, mean, deviation, "approximate")
 
 
 # ---------------------------------------------------------------------------------------- scaling
@@ -356,32 +362,44 @@ def _absorb_all(
     folded_pairs: Sequence[FoldedPair],
     mode: str,
 ) -> None:
-    if mode == "off":
-        return
     into_next = getattr(folded_pairs, "into_next", [])
     norms = {layer: norm for layer, norm in folded_pairs if (layer, norm) not in into_next}
+    for layer, norm in norms.items():
+        report.statistics[search.uses.name(layer)] = _moments_of(norm)
     for info in report.cls_sets:
         for pair in info.cls_pair_info_list:
-            count = _absorb(pair, norms.get(pair.layer1), mode)
-            if count:
-                report.absorbed[search.uses.name(pair.layer1)] = count
+            norm_before, name = norms.get(pair.layer1), search.uses.name(pair.layer1)
+            if norm_before is None:
+                continue
+            mean, deviation = (x / pair.scale_factor for x in report.statistics[name])
+            absorbed = None if mode == "off" else _absorb(pair, mean, deviation, mode)
+            if absorbed is not None:
+                report.absorbed[name] = int((absorbed != 0).sum())
+                mean = mean - absorbed
+            report.statistics[name] = mean, deviation
 
 
-def _absorb(pair: ClsSetLayerPairInfo, norm: _BatchNorm | None, mode: str) -> int:
-    """Absorb what can be absorbed between two layers; returns the number of channels."""
+def _moments_of(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of what a batch normalization gives, float64."""
+    ones = torch.ones(norm.num_features, dtype=torch.float64)
+    beta = 0 * ones if norm.bias is None else norm.bias.detach().double()
+    gamma = ones if norm.weight is None else norm.weight.detach().double()
+    return beta, gamma.abs()
+
+
+def _absorb(pair: ClsSetLayerPairInfo, mean: Tensor, deviation: Tensor, mode: str) -> Tensor | None:
+    """Absorb what can be absorbed between two layers; returns it, None where there is nothing."""
     first, second, clip = pair.layer1, pair.layer2, pair.activation
     is_exact = clip is not None or not pair.relu_activation_between_layers
-    if norm is None or not pair.can_absorb or has_zero_padding(second) or first.bias is None:
-        return 0
+    if not pair.can_absorb or has_zero_padding(second) or first.bias is None:
+        return None
     if not is_exact and mode == "exact":
-        return 0
+        return None
     with torch.no_grad():
-        scale = pair.scale_factor
-        ones = torch.ones_like(scale)
         bias, next_bias, absorbed = absorb_high_bias(
             first.bias,
-            (ones if norm.weight is None else norm.weight) / scale,
-            (0 * ones if norm.bias is None else norm.bias) / scale,
+            deviation,
+            mean,
             None if clip is None else clip.max.flatten(),
             second.weight,
             bias_or_zeros(second),
@@ -389,10 +407,10 @@ def _absorb(pair: ClsSetLayerPairInfo, norm: _BatchNorm | None, mode: str) -> in
             transposed=is_transposed(second),
             rectified=pair.relu_activation_between_layers,
         )
-        count = int((absorbed != 0).sum())
-        if count:
-            first.bias.copy_(bias)
-            set_bias(second, next_bias)
-            if clip is not None:
-                clip.shift_limits(-absorbed)
-    return count
+        if not bool((absorbed != 0).any()):
+            return None
+        first.bias.copy_(bias)
+        set_bias(second, next_bias)
+        if clip is not None:
+            clip.shift_limits(-absorbed)
+    return absorbed

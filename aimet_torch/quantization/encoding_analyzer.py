@@ -27,6 +27,7 @@ __all__ = [
     "SqnrEncodingAnalyzer",
     "StatisticsNotFoundError",
     "TfEnhancedEncodingAnalyzer",
+    "ValuesMseEncodingAnalyzer",
 ]
 
 
@@ -369,6 +370,26 @@ class MseEncodingAnalyzer(HistogramEncodingAnalyzer):
         return ops.range_from_mse(histogram, lower, upper, qmin, qmax, symmetric)
 
 
+class ValuesMseEncodingAnalyzer(EncodingAnalyzer):
+    """Range with the least squared error on all observed values, which are kept: for weights."""
+
+    def reset_stats(self) -> None:
+        """Forget everything that was observed."""
+        super().reset_stats()
+        self._values: list[Tensor] = []
+
+    def _merge(self, input_tensor: Tensor, minimum: Tensor, maximum: Tensor) -> None:
+        super()._merge(input_tensor, minimum, maximum)
+        self._values.append(input_tensor.detach())
+
+    def _search(
+        self, minimum: Tensor, maximum: Tensor, qmin: int, qmax: int, is_symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        # Tensors are put side by side in a new first dimension, which no range can depend on.
+        values = self._values[0] if len(self._values) == 1 else torch.stack(self._values)
+        return ops.range_from_values(values, self.shape, qmin, qmax, is_symmetric, self.block_size)
+
+
 class EntropyEncodingAnalyzer(HistogramEncodingAnalyzer):
     """Range whose quantized distribution has the least Kullback-Leibler divergence."""
 
@@ -385,4 +406,5 @@ _ANALYZER_OF_SCHEME: dict[QuantScheme, Callable[..., EncodingAnalyzer]] = {
     QuantScheme.training_range_learning: MinMaxEncodingAnalyzer,
     QuantScheme.training_range_learning_with_tf_init: MinMaxEncodingAnalyzer,
     QuantScheme.training_range_learning_with_tf_enhanced_init: TfEnhancedEncodingAnalyzer,
+    QuantScheme.post_training_mse: MseEncodingAnalyzer,
 }

@@ -18,8 +18,10 @@ from aimet_torch.quantization.affine import QuantizeDequantize
 from aimet_torch.quantization.encoding_analyzer import (
     EncodingAnalyzer,
     MinMaxEncodingAnalyzer,
+    MseEncodingAnalyzer,
     PercentileEncodingAnalyzer,
     TfEnhancedEncodingAnalyzer,
+    ValuesMseEncodingAnalyzer,
 )
 from aimet_torch.quantization.float import FloatQuantizeDequantize
 from aimet_torch.quantsim.boundary import leaf_decisions, observe_leaves
@@ -33,11 +35,14 @@ _ANALYZERS: dict[QuantScheme, type[EncodingAnalyzer]] = {
     QuantScheme.post_training_tf_enhanced: TfEnhancedEncodingAnalyzer,
     QuantScheme.training_range_learning_with_tf_enhanced_init: TfEnhancedEncodingAnalyzer,
     QuantScheme.post_training_percentile: PercentileEncodingAnalyzer,
+    QuantScheme.post_training_mse: MseEncodingAnalyzer,
 }
 
 
-def analyzer_class(scheme: QuantScheme) -> type[EncodingAnalyzer]:
+def analyzer_class(scheme: QuantScheme, is_param: bool = False) -> type[EncodingAnalyzer]:
     """The analyzer that finds ranges by a scheme."""
+    if is_param and scheme == QuantScheme.post_training_mse:
+        return ValuesMseEncodingAnalyzer
     return _ANALYZERS[scheme]
 
 
@@ -209,7 +214,7 @@ class _Maker:
     def _make(self, shape: tuple[int, ...], bitwidth: int, decision: Decision) -> nn.Module:
         if self._settings.data_type == QuantizationDataType.float:
             return FloatQuantizeDequantize(dtype={16: torch.float16, 32: torch.float32}[bitwidth])
-        analyzer = analyzer_class(self._settings.scheme)(shape)
+        analyzer = analyzer_class(self._settings.scheme, decision.is_param)(shape)
         quantizer = QuantizeDequantize(
             shape, bitwidth, decision.is_symmetric, encoding_analyzer=analyzer
         )

@@ -40,6 +40,7 @@ _SCHEME_NAMES = {
     "tf": QuantScheme.min_max,
     "tf_enhanced": QuantScheme.post_training_tf_enhanced,
     "percentile": QuantScheme.post_training_percentile,
+    "mse": QuantScheme.post_training_mse,
 }
 
 
@@ -57,7 +58,7 @@ class QuantizationSimModel(ExportMethods):
         dummy_input: an example input: a tensor, a tuple or list of positional inputs, or a dict of
             keyword inputs. Only its structure, shapes and dtypes matter; the batch size stays free.
         quant_scheme: how ranges are found: a `QuantScheme`, or "min_max", "tf", "tf_enhanced",
-            "percentile".
+            "percentile", "mse".
         default_output_bw: bits of activations, 4 to 32.
         default_param_bw: bits of parameters, 2 to 32.
         in_place: quantize `model` itself.

@@ -8,7 +8,9 @@
 // nothing of ours calls register_operators() so that the linker keeps the library.
 #pragma once
 
+#include "aimet/algorithms/activation_smoothing.h"
 #include "aimet/algorithms/batch_norm_folding.h"
+#include "aimet/algorithms/bias_correction.h"
 #include "aimet/algorithms/cross_layer_equalization.h"
 #include "aimet/algorithms/high_bias_absorption.h"
 #include "aimet/algorithms/layer_moments.h"
@@ -29,6 +31,7 @@
 #include "aimet/ops/min_max.h"
 #include "aimet/ops/range_search.h"
 #include "aimet/ops/simulation.h"
+#include "aimet/ops/value_range.h"
 
 namespace aimet {
 

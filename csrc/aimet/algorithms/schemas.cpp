@@ -1,8 +1,11 @@
 // The operators of the algorithms layer on one page. Their contracts are in the headers of the same
 // names. CompositeImplicitAutograd: written with ATen operators throughout, so devices, meta
 // tensors and gradients come from those. equalize_cross_layers_ iterates until the weights say
-// stop, and tie_free_multiplier searches among numbers; they have neither gradient nor meta kernel.
+// stop, tie_free_multiplier searches among numbers, and the moments and sums of bias correction look at
+// values; they have neither gradient nor meta kernel.
+#include "aimet/algorithms/activation_smoothing.h"
 #include "aimet/algorithms/batch_norm_folding.h"
+#include "aimet/algorithms/bias_correction.h"
 #include "aimet/algorithms/cross_layer_equalization.h"
 #include "aimet/algorithms/high_bias_absorption.h"
 #include "aimet/algorithms/tie_free.h"
@@ -123,6 +126,22 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
       "qmax, bool symmetric, int num_candidates=20) -> (Tensor range_min, Tensor range_max, Tensor "
       "loss)");
   m.def("quadratic_form(Tensor error, Tensor gram) -> Tensor");
+  // Mean and deviation of a normal variable behind ReLU, ReLU6 or any other clip.
+  m.def(
+      "clipped_normal_moments(Tensor mean, Tensor deviation, Tensor? lower=None, Tensor? "
+      "upper=None) -> (Tensor mean, Tensor deviation)");
+  // Takes out of a bias what rounded weights add to the mean of each output.
+  m.def(
+      "correct_bias_analytically(Tensor bias, Tensor weight, Tensor quantized_weight, Tensor "
+      "expected_input, int groups=1, bool transposed=False) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  // Sums over all dimensions but one, in float64; returns how many values were added to each.
+  m.def("add_channel_sums_(Tensor(a!) sums, Tensor values, int channel_axis) -> int");
+  // Scales that move the spread of an activation's channels into the weights that read it.
+  m.def(
+      "smoothing_scale(Tensor activation_range, Tensor[] weights, float alpha=0.5, float "
+      "max_scale=1024.0) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
   // The nearest fractions with a small odd denominator: no integer multiple of them is next to a
   // half.
   m.def("tie_free_multiplier(Tensor multiplier, float tolerance) -> Tensor");
@@ -132,11 +151,15 @@ TORCH_LIBRARY_IMPL(aimet, CompositeImplicitAutograd, m) {
   m.impl("merge_batch_norm_statistics", TORCH_FN(merge_batch_norm_statistics));
   m.impl("fold_batch_norm", TORCH_FN(fold_batch_norm));
   m.impl("absorb_high_bias", TORCH_FN(absorb_high_bias));
+  m.impl("correct_bias_analytically", TORCH_FN(correct_bias_analytically));
+  m.impl("smoothing_scale", TORCH_FN(smoothing_scale));
 }
 
 TORCH_LIBRARY_IMPL(aimet, CompositeExplicitAutograd, m) {
   m.impl("equalize_cross_layers_", TORCH_FN(equalize_flat_lists_));
   m.impl("tie_free_multiplier", TORCH_FN(tie_free_multiplier));
+  m.impl("clipped_normal_moments", TORCH_FN(clipped_normal_moments));
+  m.impl("add_channel_sums_", TORCH_FN(add_channel_sums_));
 }
 
 }  // namespace aimet

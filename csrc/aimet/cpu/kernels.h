@@ -52,6 +52,9 @@ struct RangeSearchArguments {
   core::SqnrSearch sqnr;
   float* range_min;  // (channels)
   float* range_max;
+  // kMse: (channels, bin_count) values to search on instead of a histogram; `counts`, `min` and
+  // `max` are not read then.
+  const float* values = nullptr;
 };
 
 struct KernelTable {

@@ -284,6 +284,33 @@ Range one_limit(const Search& s) {
   return core::range_of(best.encoding, s.steps);
 }
 
+// The scale with the least error for the codes that the values have now is a quotient of sums:
+// steps of that kind, as long as they gain.
+Range refined_limit(const Search& s) {
+  constexpr int kMostSteps = 16;
+  const core::Range<float> range = one_limit(s);
+  Best best{core::symmetric_encoding((range.max - range.min) / static_cast<float>(s.steps), s.steps)};
+  best.cost = cost_of(s, best.encoding, __builtin_inf());
+  const float last_code = static_cast<float>(s.steps);
+  for (int step = 0; step < kMostSteps; ++step) {
+    const core::AffineParams<float> params{best.encoding.scale, best.encoding.offset, 0.0f,
+                                           last_code};
+    double products = 0;
+    double squares = 0;
+    for (std::int64_t i = 0; i < s.bins.size; ++i) {
+      const float unclamped = core::unclamped_code(s.bins.center[i], params);
+      const float code = core::clamp(unclamped, params.qmin, params.qmax) + best.encoding.offset;
+      products += static_cast<double>(s.bins.center[i] * code);
+      squares += static_cast<double>(code * code);
+    }
+    if (!(squares > 0)) break;
+    const Encoding candidate =
+        core::symmetric_encoding(static_cast<float>(products / squares), s.steps);
+    if (!best.offer(cost_of(s, candidate, best.cost), candidate)) break;
+  }
+  return core::range_of(best.encoding, s.steps);
+}
+
 Range percentile(const RangeSearchArguments& a, const std::int64_t* counts, Range observed,
                  std::int64_t total) {
   if (a.percentile >= 100)
@@ -305,7 +332,47 @@ Range percentile(const RangeSearchArguments& a, const std::int64_t* counts, Rang
   return core::range_from_min_max(part.min, part.max, a.qmax - a.qmin, a.is_symmetric);
 }
 
+// `bins` without its tail; `observed`: what they divide, or their limits.
+Range search_bins(const RangeSearchArguments& a, Bins bins, Range observed) {
+  const Range data{core::minimum(observed.min, 0.0f), core::maximum(observed.max, 0.0f)};
+  alignas(64) float tail_center[kLanes] = {};
+  alignas(64) float tail_count[kLanes] = {};
+  const std::int64_t whole = bins.size - bins.size % kLanes;
+  for (std::int64_t i = whole; i < bins.size; ++i) {
+    tail_center[i - whole] = bins.center[i];
+    tail_count[i - whole] = bins.count[i];
+  }
+  bins.tail_center = tail_center;
+  bins.tail_count = tail_count;
+  const Search search{a, bins, observed, data, a.qmax - a.qmin};
+  if (a.method == RangeMethod::kSqnr) return sqnr(search);
+  if (!a.is_symmetric) return both_limits(search);
+  return a.values != nullptr ? refined_limit(search) : one_limit(search);
+}
+
+// Every finite value is a bin of its own.
+Range search_values(const RangeSearchArguments& a, std::int64_t channel, double* scratch) {
+  const float* values = a.values + channel * a.bin_count;
+  const float infinity = __builtin_inff();
+  float* center = reinterpret_cast<float*>(scratch + a.bin_count);
+  float* count = center + a.bin_count;
+  Range observed{infinity, -infinity};
+  std::int64_t size = 0;
+  for (std::int64_t i = 0; i < a.bin_count; ++i) {
+    if (!core::is_finite(values[i])) continue;
+    observed.min = core::minimum(observed.min, values[i]);
+    observed.max = core::maximum(observed.max, values[i]);
+    center[size] = values[i];
+    count[size] = 1;
+    ++size;
+  }
+  if (size == 0 || (observed.min == 0 && observed.max == 0))
+    return core::range_from_min_max(observed.min, observed.max, a.qmax - a.qmin, a.is_symmetric);
+  return search_bins(a, {center, count, nullptr, size, nullptr, nullptr}, observed);
+}
+
 Range search_channel(const RangeSearchArguments& a, std::int64_t channel, double* scratch) {
+  if (a.values != nullptr) return search_values(a, channel, scratch);
   const std::int64_t* counts = a.counts + channel * a.bin_count;
   const Range observed{a.min[channel], a.max[channel]};
   const std::int64_t steps = a.qmax - a.qmin;
@@ -339,18 +406,7 @@ Range search_channel(const RangeSearchArguments& a, std::int64_t channel, double
     const double exact = static_cast<double>(count[i]);
     log_term[i] = a.method == RangeMethod::kEntropy ? exact * __builtin_log(exact) : 0;
   }
-  const Range data{core::minimum(bins.min, 0.0f), core::maximum(bins.max, 0.0f)};
-  alignas(64) float tail_center[kLanes] = {};
-  alignas(64) float tail_count[kLanes] = {};
-  const std::int64_t whole = size - size % kLanes;
-  for (std::int64_t i = whole; i < size; ++i) {
-    tail_center[i - whole] = center[i];
-    tail_count[i - whole] = count[i];
-  }
-  const Search search{
-      a, {center, count, log_term, size, tail_center, tail_count}, bins, data, steps};
-  if (a.method == RangeMethod::kSqnr) return sqnr(search);
-  return a.is_symmetric ? one_limit(search) : both_limits(search);
+  return search_bins(a, {center, count, log_term, size, nullptr, nullptr}, bins);
 }
 
 }  // namespace

@@ -165,6 +165,12 @@ TORCH_LIBRARY(aimet, m) {
       "reg_param=0.01, float learning_rate=0.001, int step=1) -> ()",
       kTags);
 
+  // --- value_range.h: values -> range of the grid ---
+  m.def(
+      "range_from_values(Tensor input, SymInt[] shape, int qmin, int qmax, bool symmetric, int[]? "
+      "block_size=None) -> (Tensor range_min, Tensor range_max)",
+      kTags);
+
   // --- build_info.h ---
   m.def("build_info() -> str", {at::Tag::pt2_compliant_tag});
   m.def("cpu_capability() -> str", {at::Tag::pt2_compliant_tag});

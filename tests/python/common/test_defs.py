@@ -25,8 +25,8 @@ def test_schemes_have_the_values_of_aimet():
         2,
         6,
     ]
-    with pytest.raises(ValueError, match=r"`alias` must be one of 'min_max', .*, got 'mse'"):
-        QuantScheme.from_str("mse")
+    with pytest.raises(ValueError, match=r"`alias` must be one of 'min_max', .*, got 'wide'"):
+        QuantScheme.from_str("wide")
 
 
 @pytest.mark.parametrize(

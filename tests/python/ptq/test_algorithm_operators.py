@@ -33,6 +33,16 @@ CASES = {
         fold_arguments()[0][2:],
         {},
     ),
+    "correct_bias_analytically": (
+        operators.correct_bias_analytically.default,
+        (torch.randn(6), torch.randn(6, 2, 3, 3), torch.randn(6, 2, 3, 3), torch.randn(4)),
+        {"groups": 2},
+    ),
+    "smoothing_scale": (
+        operators.smoothing_scale.default,
+        (torch.rand(4), [torch.randn(5, 4), torch.randn(4, 1, 3, 3)], 0.5),
+        {},
+    ),
     "absorb_high_bias": (operators.absorb_high_bias.default, *absorb_arguments()),
 }
 
