@@ -1,6 +1,7 @@
 """Post-training techniques: what repairs the accuracy of a quantized model without training."""
 
 from aimet_torch.ptq.adaround import Adaround, AdaroundParameters
+from aimet_torch.ptq.auto_quant import AutoQuant
 from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms, fold_given_batch_norms
 from aimet_torch.ptq.batch_norm_to_scale import fold_all_batch_norms_to_scale
 from aimet_torch.ptq.bias_correction import correct_bias
@@ -18,6 +19,7 @@ from aimet_torch.ptq.seq_mse import SeqMseParams, apply_seq_mse
 __all__ = [
     "Adaround",
     "AdaroundParameters",
+    "AutoQuant",
     "CrossLayerScaling",
     "HighBiasFold",
     "SeqMseParams",

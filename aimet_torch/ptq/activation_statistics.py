@@ -51,6 +51,9 @@ _SAME = frozenset(
         "GlobalAveragePool", "Resize", "ResizeNearest",
     }
 )  # fmt: skip
+# Inputs of a layer are not independent. Where no batch norm tells the deviation of its outputs, as
+# of logits, the sum of variances is too small by about this factor.
+_CORRELATION = 2.5
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze"})
 _ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "HardSwish": functional.hardswish,
@@ -148,8 +151,8 @@ class _Rules:
             return self._of_pair(op.op_type, *inputs)
         return None
 
-    def _normal(self, mean: Tensor, deviation: Tensor) -> ChannelStatistics:
-        reach = self.deviations * deviation
+    def _normal(self, mean: Tensor, deviation: Tensor, factor: float = 1) -> ChannelStatistics:
+        reach = factor * self.deviations * deviation
         return ChannelStatistics(mean, deviation, mean - reach, mean + reach)
 
     def _of_layer(self, op: OpNode) -> ChannelStatistics | None:
@@ -174,7 +177,7 @@ class _Rules:
         if layer.bias is not None:
             result = result + layer.bias.detach().double()
         power = weight.square().sum(3)
-        return self._normal(result, (power * variance).sum(2).flatten().sqrt())
+        return self._normal(result, (power * variance).sum(2).flatten().sqrt(), _CORRELATION)
 
     def _of_function(
         self, given: ChannelStatistics, function: Callable[[Tensor], Tensor]
