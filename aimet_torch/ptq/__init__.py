@@ -1,5 +1,6 @@
 """Post-training techniques: what repairs the accuracy of a quantized model without training."""
 
+from aimet_torch.ptq.activation_equalization import equalize_activations
 from aimet_torch.ptq.adaround import Adaround, AdaroundParameters
 from aimet_torch.ptq.auto_quant import AutoQuant
 from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms, fold_given_batch_norms
@@ -14,6 +15,7 @@ from aimet_torch.ptq.cross_layer_equalization import (
 )
 from aimet_torch.ptq.data_free import data_free_quantization
 from aimet_torch.ptq.gptq import apply_gptq
+from aimet_torch.ptq.logit_ranges import set_logit_ranges
 from aimet_torch.ptq.seq_mse import SeqMseParams, apply_seq_mse
 
 __all__ = [
@@ -27,10 +29,12 @@ __all__ = [
     "apply_seq_mse",
     "correct_bias",
     "data_free_quantization",
+    "equalize_activations",
     "equalize_bn_folded_model",
     "equalize_model",
     "fold_all_batch_norms",
     "fold_all_batch_norms_to_scale",
     "fold_given_batch_norms",
     "reestimate_bn_stats",
+    "set_logit_ranges",
 ]

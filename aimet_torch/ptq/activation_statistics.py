@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aimet_torch.graph import OpNode, Value
+from aimet_torch.graph import ModelGraph, OpNode, Value
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.nn.modules.channelwise_clip import ChannelwiseClip
 from aimet_torch.ops import range_from_min_max
@@ -70,16 +70,17 @@ _ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def propagate_statistics(
-    sim: QuantizationSimModel,
+    graph: ModelGraph,
     statistics: Mapping[str, tuple[Tensor, Tensor]],
     *,
     input_range: tuple[float, float] = (-3.0, 3.0),
     deviations: float = 6.0,
 ) -> dict[str, ChannelStatistics]:
-    """Statistics of all activations of a simulation that can be known without data.
+    """Statistics of all activations of a network that can be known without data.
 
     Args:
-        sim: The simulation; its weights are read without quantization.
+        graph: Of the network, batch norms folded; of a simulation, whose weights are read without
+            quantization, ``sim.graph``.
         statistics: Name of a layer -> mean and deviation (channels,) of its outputs, such as
             ``equalize_model(...).statistics``.
         input_range: Where the values of the model's inputs lie; the default is that of images
@@ -87,7 +88,7 @@ def propagate_statistics(
         deviations: Deviations on either side of the mean that a range covers.
 
     Returns:
-        Name of a value of ``sim.graph`` -> its statistics. Values that hang on operations whose
+        Name of a value of the graph -> its statistics. Values that hang on operations whose
         effect is not known are missing.
 
     Raises:
@@ -102,7 +103,7 @@ def propagate_statistics(
             f"{input_range}"
         )
     known: dict[str, ChannelStatistics] = {}
-    for value in sim.graph.inputs:
+    for value in graph.inputs:
         if value.is_float and len(value.shape) > 1:
             ends = torch.tensor([low, high], dtype=torch.float64)
             one = torch.ones(value.shape[1], dtype=torch.float64)
@@ -111,7 +112,7 @@ def propagate_statistics(
                 one * ends.mean(), one * (high - low) / 6, one * low, one * high
             )
     rules = _Rules(known, statistics, deviations)
-    for op in sim.graph.ops:
+    for op in graph.ops:
         result = rules.result(op)
         if result is not None and len(op.outputs) == 1:
             known[op.outputs[0].name] = result

@@ -1,8 +1,9 @@
 """AutoQuant: tries post-training techniques, from the cheapest on, until the accuracy holds.
 
-Range schemes, batch-norm folding, cross-layer equalization, bias correction, AdaRound, in this
-order. Every finished attempt is kept on disk, so that a job that was stopped goes on where it was,
-and all of them are shown on a page. AIMET's names, which it dropped in 2.31.
+Range schemes, batch-norm folding, cross-layer equalization, activation equalization, bias
+correction, AdaRound, in this order. Every finished attempt is kept on disk, so that a job that was
+stopped goes on where it was, and all of them are shown on a page. AIMET's names, which it dropped
+in 2.31.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import nn
 from aimet_torch import __version__
 from aimet_torch.common.defs import QuantScheme
 from aimet_torch.graph import bind_inputs
+from aimet_torch.ptq.activation_equalization import equalize_activations
 from aimet_torch.ptq.adaround import Adaround, AdaroundParameters
 from aimet_torch.ptq.auto_quant_record import Attempt, AttemptStore, write_page
 from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms
@@ -81,7 +83,7 @@ _DEFAULT_PAIRS = (
 )
 # Techniques in the words of the page.
 _WORDS = {"fold": "folding", "equalize": "equalization", "bias": "bias correction"}
-_WORDS["adaround"] = "AdaRound"
+_WORDS |= {"smooth": "activation equalization", "adaround": "AdaRound"}
 
 
 class AutoQuant:
@@ -281,8 +283,11 @@ class AutoQuant:
         for techniques in (("fold",), ("equalize",)):
             if is_done(techniques, pair):
                 return tried[-1]
-        # What changes weights works on the better of the networks so far.
-        start = best_of(lambda techniques: True)
+        # Each of the following works on the best of the networks so far.
+        start = best_of(lambda techniques: True) or ("fold",)
+        if is_done((*start, "smooth"), pair):
+            return tried[-1]
+        start = best_of(lambda techniques: True) or ("fold",)
         for technique in ("bias", "adaround"):
             if is_done((*start, technique), pair):
                 return tried[-1]
@@ -370,6 +375,8 @@ class AutoQuant:
                 fold_all_batch_norms(model, None, self.dummy_input)
             elif technique == "equalize":
                 equalize_model(model, dummy_input=self.dummy_input)
+            elif technique == "smooth":
+                equalize_activations(model, self.dummy_input, self.data_loader)
         return model
 
     def _simulate(self, model: nn.Module, pair: QuantSchemePair) -> QuantizationSimModel:

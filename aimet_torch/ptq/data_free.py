@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from aimet_torch.common.defs import QuantScheme
+from aimet_torch.graph import trace
 from aimet_torch.ops.algorithms import correct_bias_analytically
+from aimet_torch.ptq.activation_equalization import equalize_by_ranges
 from aimet_torch.ptq.activation_statistics import (
     ChannelStatistics,
     propagate_statistics,
@@ -45,6 +47,7 @@ def data_free_quantization(
     deviations: float = 6.0,
     relu6: ClippingTreatment = "scale",
     high_bias: AbsorptionMode = "exact",
+    alpha: float | None = None,
     corrects_biases: bool = True,
 ) -> QuantizationSimModel:
     """Quantize a network without any data: fold, equalize, absorb, set ranges, correct biases.
@@ -61,6 +64,9 @@ def data_free_quantization(
         deviations: Deviations of a batch normalization that the range of an activation covers.
         relu6: As for :func:`~aimet_torch.ptq.cross_layer_equalization.equalize_model`.
         high_bias: Likewise.
+        alpha: How much of the spread of an activation's channels moves into the layers that read
+            it, as for :func:`~aimet_torch.ptq.activation_equalization.equalize_activations`;
+            None: activations keep it.
         corrects_biases: Take the mean errors of rounded weights out of the biases.
 
     Returns:
@@ -73,6 +79,15 @@ def data_free_quantization(
     """
     prepared = copy.deepcopy(model)
     report = equalize_model(prepared, dummy_input=dummy_input, relu6=relu6, high_bias=high_bias)
+    statistics = dict(report.statistics)
+    limits: dict[str, Any] = {"input_range": input_range, "deviations": deviations}
+    if alpha is not None:
+        known = propagate_statistics(trace(prepared, dummy_input), statistics, **limits)
+        ranges = {name: torch.maximum(-s.low, s.high) for name, s in known.items()}
+        divided = equalize_by_ranges(prepared, dummy_input, ranges, alpha=alpha).divided
+        for name in divided.keys() & statistics.keys():
+            mean, deviation = statistics[name]
+            statistics[name] = mean / divided[name], deviation / divided[name]
     sim = QuantizationSimModel(
         prepared,
         dummy_input,
@@ -84,9 +99,7 @@ def data_free_quantization(
     )
     for module in sim.qmodules():
         module.compute_param_encodings(overwrite=True)
-    known = propagate_statistics(
-        sim, report.statistics, input_range=input_range, deviations=deviations
-    )
+    known = propagate_statistics(sim.graph, statistics, **limits)
     missing = set_ranges_from_statistics(sim, known)
     for quantizer, low, high in sim._realization.limits:
         if quantizer.is_initialized():

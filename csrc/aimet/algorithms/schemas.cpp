@@ -142,6 +142,11 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
       "smoothing_scale(Tensor activation_range, Tensor[] weights, float alpha=0.5, float "
       "max_scale=1024.0) -> Tensor",
       {at::Tag::pt2_compliant_tag});
+  // logits_range.h: the range that keeps the probabilities of a classifier.
+  m.def(
+      "range_from_cross_entropy(Tensor logits, int qmin, int qmax, bool symmetric, Tensor? "
+      "reference=None, int class_axis=-1) -> (Tensor min, Tensor max)",
+      {at::Tag::pt2_compliant_tag});
   // The nearest fractions with a small odd denominator: no integer multiple of them is next to a
   // half.
   m.def("tie_free_multiplier(Tensor multiplier, float tolerance) -> Tensor");

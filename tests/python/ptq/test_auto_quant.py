@@ -73,12 +73,13 @@ def test_everything_is_tried_in_order_and_the_best_is_returned(tmp_path):
     auto = make(tmp_path, evaluate)
     model, accuracy, path = auto.optimize()
     names = [attempt.name for attempt in auto.attempts]
-    assert len(names) == evaluate.calls - 1 == 7  # and FP32
+    assert len(names) == evaluate.calls - 1 == 8  # and FP32
     assert names[:2] == ["weights min-max, activations min-max", "weights MSE, activations MSE"]
     assert names[3].startswith("folding; ")
     assert names[4].startswith("equalization; ")
-    assert " + bias correction; " in names[5]
-    assert " + AdaRound; " in names[6]
+    assert " + activation equalization; " in names[5]
+    assert " + bias correction; " in names[6]
+    assert " + AdaRound; " in names[7]
     assert accuracy == max(attempt.accuracy for attempt in auto.attempts)
     # The result is the model that was measured: calibrated anew from its files it is as good.
     best = max(auto.attempts, key=lambda a: a.accuracy)
@@ -145,8 +146,8 @@ def test_a_failing_evaluation_keeps_what_is_finished(tmp_path, result, error, me
     evaluate = Accuracy()
     auto = make(tmp_path, evaluate)
     auto.optimize()
-    assert [attempt.is_from_cache for attempt in auto.attempts] == [True, True] + [False] * 5
-    assert evaluate.calls == 5
+    assert [attempt.is_from_cache for attempt in auto.attempts] == [True, True] + [False] * 6
+    assert evaluate.calls == 6
 
 
 def test_the_page_shows_every_attempt_and_needs_no_network(tmp_path):
@@ -180,7 +181,7 @@ def test_a_failing_technique_is_noted_or_ends_the_job(tmp_path, monkeypatch):
     auto.optimize()
     problems = [attempt.problem for attempt in auto.attempts if attempt.problem]
     assert problems == ["ValueError: cannot equalize this"]
-    assert len(auto.attempts) == 7
+    assert len(auto.attempts) == 8
 
 
 def test_settings_of_adaround_are_used_and_decide_what_is_kept(tmp_path):
@@ -189,7 +190,7 @@ def test_settings_of_adaround_are_used_and_decide_what_is_kept(tmp_path):
     auto = make(tmp_path, evaluate)
     auto.set_adaround_params(AdaroundParameters(data(), 1, method="relaxation"))
     auto.optimize()
-    assert evaluate.calls == 8
+    assert evaluate.calls == 9
 
 
 def test_errors(tmp_path):

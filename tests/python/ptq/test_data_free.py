@@ -81,7 +81,7 @@ def test_statistics_are_those_of_the_data(model):
     report = equalize_model(model, dummy_input=data(1))
     assert set(report.statistics) == {"conv1", "conv2", "conv3", "shortcut"}
     sim = QuantizationSimModel(model, data(1), in_place=True)
-    known = propagate_statistics(sim, report.statistics)
+    known = propagate_statistics(sim.graph, report.statistics)
     seen = observed(sim, data())
     for name in ("conv1", "conv2", "conv3", "shortcut"):
         # Batch normalization itself: the same numbers, up to float32 and the unbiased variance.
@@ -98,7 +98,7 @@ def test_statistics_are_those_of_the_data(model):
 def test_ranges_cover_the_data_and_no_more_than_a_clip_lets_pass(model):
     report = equalize_model(model, dummy_input=data(1), relu6="keep")
     sim = QuantizationSimModel(model, data(1), in_place=True)
-    known = propagate_statistics(sim, report.statistics, deviations=5)
+    known = propagate_statistics(sim.graph, report.statistics, deviations=5)
     assert known["relu6"].low.min() >= 0
     assert known["relu6"].high.max() <= 6
     for statistics in known.values():
