@@ -44,7 +44,25 @@ def install(graph: ModelGraph) -> None:
         elif op.touches_floats or op.function in (runtime.apply_on_copy, runtime.write_through):
             _give_module(model, op)
             graph.modules[op.name] = op.module
+    _mark_inlined(graph)
     graph.recompile()
+
+
+def _mark_inlined(graph: ModelGraph) -> None:
+    """Tell the containers whose forward nobody calls any more; see `is_inlined`."""
+    for node in graph.fx_graph.nodes:
+        if node.op == "call_module":
+            parts = str(node.target).split(".")
+            for depth in range(1, len(parts)):
+                graph.model.get_submodule(".".join(parts[:depth])).__dict__["_is_inlined"] = True
+
+
+def is_inlined(module: nn.Module) -> bool:
+    """Whether a rewritten model calls what is in ``module``, and not ``module`` itself.
+
+    Forward hooks of such a container never run.
+    """
+    return bool(module.__dict__.get("_is_inlined", False))
 
 
 def _give_module(model: nn.Module, op: OpNode) -> None:

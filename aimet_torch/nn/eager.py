@@ -56,6 +56,8 @@ def key_of_parameters(module: Any, quantizers: dict[str, Any], call_site: int) -
     """
     if getattr(module, "max_norm", None) is not None:
         return None  # embeddings that change their weight when they read it
+    if getattr(module, "_is_fsdp_managed_module", False):
+        return None  # FSDP fills the same tensors anew, and frees them to save memory
     tensors: list[Tensor] = []
     facts: list[Any] = []
     for name, quantizer in quantizers.items():

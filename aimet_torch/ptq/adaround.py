@@ -17,15 +17,17 @@ import torch
 from torch import nn
 
 from aimet_torch import encodings as encodings_library
+from aimet_torch.common.collectives import Ranks
 from aimet_torch.common.defs import QuantScheme
 from aimet_torch.common.version import __version__
 from aimet_torch.encodings.tensor_encoding import TensorEncoding
 from aimet_torch.graph import bind_inputs
-from aimet_torch.ptq.checkpoint import Checkpoint, fingerprint
+from aimet_torch.ptq.checkpoint import fingerprint
 from aimet_torch.ptq.layer_rounding import LayerResult, Relaxation, relax_layer, round_layer
 from aimet_torch.ptq.layers import LAYER_TYPES, set_bias
 from aimet_torch.ptq.layerwise import LayerTask, LayerwiseReport, quantize_layers
 from aimet_torch.ptq.replay import record_inputs
+from aimet_torch.ptq.sharded_layers import open_checkpoint
 from aimet_torch.quantsim import QuantizationSimModel
 
 __all__ = ["METHODS", "Adaround", "AdaroundParameters"]
@@ -61,8 +63,12 @@ class AdaroundParameters:
             the loss, as AIMET does it.
         cache_budget: Bytes of activations kept in memory, the others go to a temporary folder;
             None: a quarter of the memory that is free.
+        process_group: A ``torch.distributed.ProcessGroup``: all its ranks call AdaRound, each with
+            a data loader of its part of the data (``num_batches`` is then the most that a rank
+            uses), and share the work; all get the same result. None: this process alone.
 
     Raises:
+        NotImplementedError: A process group with the method "sampled".
         ValueError: A number is out of its range, or a method does not exist.
     """
 
@@ -77,19 +83,25 @@ class AdaroundParameters:
     seed: int = 0
     method: str = "discrete"
     cache_budget: int | None = None
+    process_group: Any = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
         if self.num_batches < 1:
             raise ValueError(f"{name}: `num_batches` must be positive, got {self.num_batches}")
         length = len(self.data_loader) if isinstance(self.data_loader, Sized) else None
-        if length is not None and length < self.num_batches:
+        if self.process_group is None and length is not None and length < self.num_batches:
             raise ValueError(
                 f"{name}: `data_loader` has {length} batches, fewer than `num_batches` "
                 f"{self.num_batches}; pass num_batches={length}"
             )
         if self.method not in METHODS:
             raise ValueError(f"{name}: `method` must be one of {METHODS}, got {self.method!r}")
+        if self.process_group is not None and self.method == "sampled":
+            raise NotImplementedError(
+                f"{name}: `process_group` does not go with the method 'sampled', which needs all "
+                "samples in one place; use 'discrete' or 'relaxation'"
+            )
         if not 0 <= self.default_warm_start <= 1:
             raise ValueError(
                 f"{name}: `default_warm_start` must be between 0 and 1, got "
@@ -152,12 +164,43 @@ class Adaround:
         Raises:
             TypeError, ValueError: Arguments that make no sense; the message says which and why.
         """
+        with Ranks(params.process_group, "apply_adaround") as ranks:
+            return cls._apply(
+                ranks,
+                model,
+                dummy_input,
+                params,
+                Path(path),
+                filename_prefix,
+                default_param_bw,
+                param_bw_override_list,
+                ignore_quant_ops_list,
+                default_quant_scheme,
+                default_config_file,
+            )
+
+    @classmethod
+    def _apply(
+        cls,
+        ranks: Ranks,
+        model: nn.Module,
+        dummy_input: Any,
+        params: AdaroundParameters,
+        folder: Path,
+        filename_prefix: str,
+        default_param_bw: int,
+        param_bw_override_list: list[tuple[nn.Module, int]] | None,
+        ignore_quant_ops_list: list[nn.Module] | None,
+        default_quant_scheme: QuantScheme,
+        default_config_file: str | None,
+    ) -> nn.Module:
         calls = record_inputs(
             model,
             params.data_loader,
             params.forward_fn,
             params.num_batches,
             len(bind_inputs(model, dummy_input)[0]),
+            ranks,
         )
         sim = QuantizationSimModel(
             model,
@@ -178,17 +221,16 @@ class Adaround:
         for name in quantizers:
             module: Any = sim.model.get_submodule(name)
             module.compute_param_encodings()
-        folder = Path(path)
         settings = {
             field.name: getattr(params, field.name)
             for field in dataclasses.fields(params)
-            if field.name not in ("data_loader", "forward_fn", "cache_budget")
+            if field.name not in ("data_loader", "forward_fn", "cache_budget", "process_group")
         }
         grids = {name: repr(quantizer) for name, quantizer in quantizers.items()}
         identity = fingerprint(
             model, calls, [__version__, settings, grids, default_quant_scheme.name]
         )
-        checkpoint = Checkpoint(folder / f"{filename_prefix}.adaround", identity)
+        checkpoint = open_checkpoint(folder / f"{filename_prefix}.adaround", identity, ranks)
         report = quantize_layers(
             model,
             dummy_input,
@@ -198,10 +240,12 @@ class Adaround:
             cache_budget=params.cache_budget,
             checkpoint=checkpoint,
             description="AdaRound",
+            ranks=ranks,
         )
         result = apply_report(model, report)
         encodings_path = folder / f"{filename_prefix}.encodings"
-        write_param_encodings(encodings_path, {name: quantizers[name] for name in report.results})
+        found = {name: quantizers[name] for name in report.results}
+        ranks.of_first(lambda: write_param_encodings(encodings_path, found))
         checkpoint.remove()
         _logger.info("AdaRound: %d layers, encodings in %s", len(report.results), encodings_path)
         return result

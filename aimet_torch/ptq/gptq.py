@@ -28,6 +28,7 @@ def apply_gptq(
     damping: float = 0.01,
     search_scales: bool = False,
     cache_budget: int | None = None,
+    process_group: Any = None,
 ) -> LayerwiseReport:
     """Round the weights of a simulation with error feedback; freeze their encodings.
 
@@ -41,6 +42,8 @@ def apply_gptq(
         damping: Added to the diagonal of the Gram matrix, as a share of its mean.
         search_scales: Choose scales for the least weighted error; False: those of the simulation.
         cache_budget: Bytes of activations in memory; None: a quarter of what is free.
+        process_group: A ``torch.distributed.ProcessGroup`` whose ranks all call this, each with its
+            part of the data, and share the work; all get the same result. None: this process alone.
 
     Returns:
         What became of each layer.
@@ -67,5 +70,6 @@ def apply_gptq(
         num_batches=num_batches,
         forward_fn=forward_fn,
         cache_budget=cache_budget,
+        process_group=process_group,
         description="GPTQ",
     )

@@ -104,7 +104,7 @@ def round_layer(
     limits = (grid.quantizer.qmin, grid.quantizer.qmax)
     refines = search_scales and not grid.is_shared and moves
     sweeps = 100 if moves else 0
-    is_cheap = view.groups * view.outputs * view.inputs**2 <= _CHEAP
+    is_cheap = view.cost <= _CHEAP
     codes, used, objective = ops.optimize_rounding(
         target, gram, scale, offset, *limits,
         refine_scale=refines, max_sweeps=sweeps,

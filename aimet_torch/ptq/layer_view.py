@@ -39,6 +39,7 @@ class LayerView:
 
     Attributes:
         groups, outputs, inputs: shape of ``matrices()``.
+        cost: products of a pass over the codes; of a part of a layer, that of the whole layer.
     """
 
     def __init__(self, layer: LayerType) -> None:
@@ -49,6 +50,7 @@ class LayerView:
         out = weight.shape[1] * self.groups if self.transposed else weight.shape[0]
         self.outputs = out // self.groups
         self.inputs = weight.numel() // max(out, 1)
+        self.cost = self.groups * self.outputs * self.inputs**2
 
     def matrices(self, weight: Tensor) -> Tensor:
         """A tensor of the weight's shape as (groups, outputs, inputs)."""

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, fx, nn
 
+from aimet_torch.common.collectives import Ranks
 from aimet_torch.graph import ModelGraph, OpNode, skip_identity, trace
 from aimet_torch.ops.reconstruction import LayerSums
 from aimet_torch.ptq.checkpoint import Checkpoint
@@ -23,6 +24,7 @@ from aimet_torch.ptq.layer_rounding import LayerResult
 from aimet_torch.ptq.layer_view import LayerView, WeightGrid, run_layer
 from aimet_torch.ptq.layers import LAYER_TYPES, LayerType, ModuleUses
 from aimet_torch.ptq.replay import Replay
+from aimet_torch.ptq.sharded_layers import solve_rows
 from aimet_torch.ptq.value_cache import ValueCache
 
 __all__ = ["LayerTask", "LayerwiseReport", "quantize_layers"]
@@ -82,6 +84,7 @@ def quantize_layers(
     description: str = "Rounding weights",
     on_original_inputs: bool = False,
     weighs_positions: bool = True,
+    ranks: Ranks | None = None,
 ) -> LayerwiseReport:
     """Solve every layer that has a quantizer; set the quantizers' ranges.
 
@@ -96,8 +99,10 @@ def quantize_layers(
         description: Of the progress bar.
         on_original_inputs: Collect moments on the inputs that layers have in the original network.
         weighs_positions: Positions that the activation cuts off count less where they can.
+        ranks: Who solves the layers together, each with calls of its own.
     """
     walk = _Walk(model, dummy_input, quantizers, solve, checkpoint)
+    walk.ranks = ranks or walk.ranks
     walk.on_changed_inputs = not on_original_inputs
     walk.weighs_positions = weighs_positions
     with ValueCache(cache_budget) as cache:
@@ -125,6 +130,7 @@ class _Walk:
         self.report = LayerwiseReport()
         self.on_changed_inputs = True
         self.weighs_positions = True
+        self.ranks = Ranks(None, "quantize_layers")
         self.grids: dict[str, WeightGrid] = {}
         uses = ModuleUses(self.graph)
         inside = {op.module_name for b in self.graph.boundaries for op in b.ops}
@@ -204,6 +210,8 @@ class _Walk:
                 y = wanted(batch)
                 importance = _importance(view, y, clamp) if self.weighs_positions else None
                 view.add_batch(sums, x, y, importance)
+        if not is_known:
+            self.ranks.sum_(sums)
         task = LayerTask(name, view, self.grids[name], sums, clamp, batches)
         weight, bias = self._finish(task)
         replay.finish(op, lambda args: run_layer(layer, weight, bias, args))
@@ -266,6 +274,7 @@ class _Walk:
         if self.checkpoint is None or not self.checkpoint.has(name):
             for x, y in batches():
                 view.add_batch(sums, x, y)
+            self.ranks.sum_(sums)
             if not bool(sums.total.any()):
                 self.report.skipped[name] = "no batch reaches it"
                 return
@@ -280,7 +289,7 @@ class _Walk:
         """Solve or look up, set the quantizer, return weight and bias on the grid."""
         result = self.checkpoint.load(task.name) if self.checkpoint is not None else None
         if result is None:
-            result = self.solve(task)
+            result = solve_rows(self.solve, task, self.ranks)
             if self.checkpoint is not None:
                 self.checkpoint.save(task.name, result)
         view, grid = task.view, task.grid

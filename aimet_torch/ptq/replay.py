@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from aimet_torch.common.collectives import Ranks
 from aimet_torch.common.progress import progress
 from aimet_torch.graph import ModelGraph, OpNode, bind_inputs
 from aimet_torch.ptq.value_cache import ValueCache
@@ -32,6 +33,7 @@ def record_inputs(
     forward_fn: Callable[[nn.Module, Any], Any] | None,
     num_batches: int | None,
     input_count: int = 1,
+    ranks: Ranks | None = None,
 ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """What ``model`` is called with for each batch.
 
@@ -42,9 +44,10 @@ def record_inputs(
             arguments, or a tuple or list whose first ``input_count`` entries are inputs.
         num_batches: How many batches; None: all.
         input_count: Positional inputs of the model.
+        ranks: Who else has a part of the data; then one of them may have none.
 
     Raises:
-        ValueError: No batch, or ``forward_fn`` does not call the model.
+        ValueError: No batch on any rank, or ``forward_fn`` does not call the model.
     """
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -69,7 +72,9 @@ def record_inputs(
             )
     finally:
         handle.remove()
-    if not calls:
+    if ranks is not None:
+        ranks.require_equal(model.parameters())
+    if not any([len(calls)] if ranks is None else ranks.gather(len(calls))):
         raise ValueError("`data_loader` gave no batch")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     to_device = torch.utils._pytree.tree_map

@@ -68,6 +68,7 @@ def apply_seq_mse(
     inp_symmetry: str = "symqt",
     max_bitwidth: int = 4,
     cache_budget: int | None = None,
+    process_group: Any = None,
 ) -> LayerwiseReport:
     """Choose the ranges of a simulation's weights one layer after the other; freeze them.
 
@@ -85,6 +86,8 @@ def apply_seq_mse(
         inp_symmetry: See :class:`SeqMseParams`.
         max_bitwidth: Weights with more bits are left out, as AIMET does.
         cache_budget: Bytes of activations in memory; None: a quarter of what is free.
+        process_group: A ``torch.distributed.ProcessGroup`` whose ranks all call this, each with its
+            part of the data, and share the work; all get the same result. None: this process alone.
 
     Returns:
         What became of each layer.
@@ -110,6 +113,7 @@ def apply_seq_mse(
         num_batches=params.num_batches,
         forward_fn=params.forward_fn,
         cache_budget=cache_budget,
+        process_group=process_group,
         description="SeqMSE",
         keeps_weights=True,
         on_original_inputs=inp_symmetry == "symfp",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from aimet_torch.common.collectives import Ranks
 from aimet_torch.graph import bind_inputs
 from aimet_torch.ptq.checkpoint import Checkpoint
 from aimet_torch.ptq.layer_rounding import LayerResult
@@ -66,6 +67,7 @@ def solve_simulation(
     checkpoint: Callable[[nn.Module, list[Call]], Checkpoint] | None = None,
     keeps_weights: bool = False,
     on_original_inputs: bool = False,
+    process_group: Any = None,
 ) -> LayerwiseReport:
     """Solve the layers of ``quantizers`` in ``sim`` and freeze their encodings.
 
@@ -81,26 +83,29 @@ def solve_simulation(
         checkpoint: Makes one from the original model and its calls.
         keeps_weights: Only ranges are wanted.
         on_original_inputs: Collect moments on the inputs that layers have in the original network.
+        process_group: Whose ranks share the data and the work; None: this process alone.
     """
     original = QuantizationSimModel.get_original_model(sim.model)
     count = len(bind_inputs(sim.model, sim.dummy_input)[0])
-    calls = record_inputs(original, data_loader, forward_fn, num_batches, count)
-    for name, quantizer in quantizers.items():
-        module: Any = sim.model.get_submodule(name)
-        if not quantizer.is_initialized():
-            module.compute_param_encodings()
-    report = quantize_layers(
-        original,
-        sim.dummy_input,
-        calls,
-        quantizers,
-        solve,
-        cache_budget=cache_budget,
-        checkpoint=None if checkpoint is None else checkpoint(original, calls),
-        description=description,
-        on_original_inputs=on_original_inputs,
-        weighs_positions=not keeps_weights,
-    )
+    with Ranks(process_group, description) as ranks:
+        calls = record_inputs(original, data_loader, forward_fn, num_batches, count, ranks)
+        for name, quantizer in quantizers.items():
+            module: Any = sim.model.get_submodule(name)
+            if not quantizer.is_initialized():
+                module.compute_param_encodings()
+        report = quantize_layers(
+            original,
+            sim.dummy_input,
+            calls,
+            quantizers,
+            solve,
+            cache_budget=cache_budget,
+            checkpoint=None if checkpoint is None else checkpoint(original, calls),
+            description=description,
+            on_original_inputs=on_original_inputs,
+            weighs_positions=not keeps_weights,
+            ranks=ranks,
+        )
     with torch.no_grad():
         for name, result in report.results.items():
             layer: Any = sim.model.get_submodule(name)

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from aimet_torch.common.collectives import Ranks
 from aimet_torch.common.progress import progress
 from aimet_torch.graph import bind_inputs
 from aimet_torch.quantization.affine.batch import end_calibration_of
 from aimet_torch.quantization.base import QuantizerBase
+from aimet_torch.quantization.merging import merge_statistics
 
 
 class _NotSpecified:
@@ -32,6 +34,7 @@ def run_forward_passes(
     callback_args: Any = NOT_SPECIFIED,
     input_count: int = 1,
     description: str = "Calibrating",
+    ranks: Ranks | None = None,
 ) -> None:
     """Run a user's calibration data through a model.
 
@@ -44,17 +47,35 @@ def run_forward_passes(
         callback_args: second argument of the callback; only with a callable.
         input_count: how many positional inputs the model takes.
         description: text of the progress bar.
+        ranks: who else runs a part of the data; then one of them may have none.
 
     Raises:
         TypeError: neither callable nor iterable, or arguments given with an iterable.
-        ValueError: an iterable without batches.
+        ValueError: an iterable without batches, on all ranks.
     """
+    count = _run(model, callback, callback_args, input_count, description)
+    counts = [count] if ranks is None else ranks.gather(count)
+    if not any(counts):
+        raise ValueError(
+            "compute_encodings: `forward_pass_callback` is an iterable without batches"
+            + (" on every rank" if len(counts) > 1 else "")
+        )
+
+
+def _run(
+    model: nn.Module,
+    callback: Callable[..., Any] | Iterable[Any],
+    callback_args: Any,
+    input_count: int,
+    description: str,
+) -> int:
+    """As `run_forward_passes`; returns the number of batches, 1 for what a callable has done."""
     if callable(callback) and not isinstance(callback, torch.utils.data.DataLoader):
         if callback_args is NOT_SPECIFIED:
             callback(model)
         else:
             callback(model, callback_args)
-        return
+        return 1
     if not isinstance(callback, Iterable):
         raise TypeError(
             "compute_encodings: `forward_pass_callback` must be callable or an iterable of "
@@ -72,21 +93,24 @@ def run_forward_passes(
         args, kwargs = _arguments(model, batch, input_count)
         model(*_to_device(args, device), **_to_device(kwargs, device))
         count += 1
-    if count == 0:
-        raise ValueError(
-            "compute_encodings: `forward_pass_callback` is an iterable without batches"
-        )
+    return count
 
 
 @contextlib.contextmanager
-def calibrating(quantizers: Iterable[QuantizerBase]) -> Iterator[None]:
+def calibrating(quantizers: Iterable[QuantizerBase], ranks: Ranks | None = None) -> Iterator[None]:
     """Several quantizers observe at once; an error inside leaves all their ranges as they were.
 
     Ranges that may not be overwritten are left alone.
+
+    Args:
+        quantizers: each once.
+        ranks: who else observes; their statistics are merged at the end.
     """
     started = [quantizer for quantizer in quantizers if quantizer.begin_calibration()]
     try:
         yield
+        if ranks is not None:
+            merge_statistics(started, ranks)
     except BaseException:
         for quantizer in started:
             quantizer.cancel_calibration()

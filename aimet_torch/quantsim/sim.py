@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from aimet_torch.common.collectives import Ranks
 from aimet_torch.common.defs import QuantizationDataType, QuantScheme
 from aimet_torch.graph import ModelGraph, bind_inputs, drop_simulation_keywords, trace
 from aimet_torch.nn import QuantizationMixin
@@ -148,6 +149,8 @@ class QuantizationSimModel(ExportMethods):
         self,
         forward_pass_callback: Callable[..., Any] | Iterable[Any],
         forward_pass_callback_args: Any = NOT_SPECIFIED,
+        *,
+        process_group: Any = None,
     ) -> None:
         """Calibrate every quantizer on representative data.
 
@@ -163,9 +166,13 @@ class QuantizationSimModel(ExportMethods):
                 a batch that is a tuple or list, as many entries as the model has inputs are used;
                 labels behind them are left out.
             forward_pass_callback_args: passed on to a callable.
+            process_group: a `torch.distributed.ProcessGroup`: every rank of it calls this method,
+                each with its part of the data, which may be none, and all end with the encodings of
+                the whole data. None: this process calibrates by itself, whatever others do.
 
         Raises:
             TypeError, ValueError: as `aimet_torch.quantsim.calibration.run_forward_passes`.
+            RuntimeError: another rank has failed; the message says which one and why.
 
         Quantizers that saw no finite value keep passing their input through; a warning names them.
         """
@@ -179,14 +186,19 @@ class QuantizationSimModel(ExportMethods):
         }
         before = ranges_of(self.model)
         try:
-            with evaluation_mode(self.model):
+            with Ranks(process_group, "compute_encodings") as ranks, evaluation_mode(self.model):
+                of_quantizers = {id(parameter) for parameter in self.quantizer_parameters()}
+                ranks.require_equal(
+                    p for p in self.model.parameters() if id(p) not in of_quantizers
+                )
                 compute_param_encodings_of(modules)
-                with calibrating(quantizers.values()):
+                with calibrating(quantizers.values(), ranks):
                     run_forward_passes(
                         self.model,
                         forward_pass_callback,
                         forward_pass_callback_args,
                         self._positional_count(),
+                        ranks=ranks,
                     )
         except BaseException:  # also Ctrl-C: the ranges are as they were
             restore_ranges(before)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -130,28 +128,21 @@ def test_exponential_moving_average():
 # -- several processes -------------------------------------------------------------------------
 
 
-def _worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    try:
-        sim = simulation()
-        x, target = (part.chunk(2)[rank] for part in data())
-        optimizer = optimizer_of(sim)
-        model = nn.parallel.DistributedDataParallel(sim.model)
-        for _ in range(4):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), target).backward()
-            optimizer.step()
-        torch.save(tensors(sim.model), f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+def _train() -> dict[str, torch.Tensor]:
+    sim = simulation()
+    x, target = (part.chunk(2)[dist.get_rank()] for part in data())
+    optimizer = optimizer_of(sim)
+    model = nn.parallel.DistributedDataParallel(sim.model)
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), target).backward()
+        optimizer.step()
+    return tensors(sim.model)
 
 
-def test_two_processes_train_like_one(tmp_path: Path):
+def test_two_processes_train_like_one(two_ranks):
     sim = simulation()
     train(sim.model, optimizer_of(sim))
-    mp.start_processes(_worker, (str(tmp_path),), nprocs=2, start_method="spawn")
-    states = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    states = two_ranks(_train)
     assert_close(states[0], states[1], rtol=0, atol=0)
     assert_close(states[0], tensors(sim.model), rtol=1e-4, atol=1e-5)
