@@ -13,6 +13,7 @@ from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantization.affine.ranges import PARAMETRIZATIONS, LsqRange, RangeParametrization
 from aimet_torch.quantization.base import QuantizerBase, plain_tensor
 from aimet_torch.quantsim import QuantizationSimModel
+from aimet_torch.quantsim.calibration import require_whole
 
 __all__ = ["learn_ranges", "model_of", "parameter_groups", "quantizers_of_parameters"]
 
@@ -77,7 +78,7 @@ def learn_ranges(
     Raises:
         TypeError: ``model`` is neither.
         ValueError: a method or initialization that does not exist.
-        NotImplementedError: PACT with blocks or a shifted grid.
+        NotImplementedError: PACT with blocks or a shifted grid; a sharded model.
 
     >>> model = nn.Sequential(nn.Linear(4, 2))
     >>> sim = QuantizationSimModel(model, torch.randn(1, 4), default_param_bw=4)
@@ -88,6 +89,7 @@ def learn_ranges(
     ['scale']
     """
     module = model_of("learn_ranges", model)
+    require_whole("learn_ranges", module)
     for label, value in (("method", method), ("activation_method", activation_method)):
         if value is not None and value not in PARAMETRIZATIONS:
             raise ValueError(

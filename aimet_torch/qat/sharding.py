@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from aimet_torch.graph.rewrite import is_inlined
 from aimet_torch.nn.base import BaseQuantizationMixin
+from aimet_torch.qat.learning import model_of
 from aimet_torch.quantization.base import QuantizerBase
 
 if TYPE_CHECKING:  # they take a second to import, and only this needs them
@@ -67,7 +68,9 @@ def fully_shard(
             "fully_shard: `dp_mesh_dims` is not supported with quantizers; pass the mesh of the "
             "data-parallel ranks alone as `mesh`"
         )
-    given = module if isinstance(module, list) else [module]
+    given = [
+        model_of("fully_shard", part) for part in (module if isinstance(module, list) else [module])
+    ]
     roots = [part for root in given for part in _called(root)]
     if not roots:
         return module

@@ -152,6 +152,20 @@ def _set_training(modules: Iterable[nn.Module], is_training: bool) -> None:
         module.__dict__["training"] = is_training
 
 
+def require_whole(function: str, model: nn.Module) -> None:
+    """Refuse a model whose parameters are shards.
+
+    Raises:
+        NotImplementedError: `fully_shard` was applied to the model.
+    """
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):  # DTensor
+        raise NotImplementedError(
+            f"{function}: `model` is sharded; call {function} before fully_shard, or load the "
+            "state dict of the sharded model (get_model_state_dict with full_state_dict=True) into "
+            "a simulation that is not"
+        )
+
+
 _Ranges = list[tuple[QuantizerBase, list[tuple[torch.Tensor, torch.Tensor]], bool]]
 
 

@@ -26,6 +26,7 @@ from aimet_torch.quantsim.calibration import (
     calibrating,
     evaluation_mode,
     ranges_of,
+    require_whole,
     restore_ranges,
     run_forward_passes,
 )
@@ -173,9 +174,11 @@ class QuantizationSimModel(ExportMethods):
         Raises:
             TypeError, ValueError: as `aimet_torch.quantsim.calibration.run_forward_passes`.
             RuntimeError: another rank has failed; the message says which one and why.
+            NotImplementedError: the model is sharded (FSDP2).
 
         Quantizers that saw no finite value keep passing their input through; a warning names them.
         """
+        require_whole("compute_encodings", self.model)
         modules = list(self.qmodules())
         quantizers = {
             id(quantizer): quantizer

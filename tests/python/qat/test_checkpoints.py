@@ -156,6 +156,8 @@ def test_resuming_gives_the_same_losses_to_the_bit(method, stop):
     def start(seed):
         sim, x = simulation(bits=4, method=method, seed=seed)
         groups = parameter_groups(sim, 0.05, 1e-4, activation_range_lr=1e-3)
+        if method == "tqt":
+            return sim, torch.optim.AdamW(groups, lr=0.01), x
         return sim, torch.optim.SGD(groups, momentum=0.9), x
 
     sim, optimizer, x = start(0)

@@ -268,6 +268,11 @@ def _details():
 
     with pytest.raises(ValueError, match=r"quantizer '0\.\S+' without a range; call"):
         fully_shard(QuantizationSimModel(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2)).model)
+    with pytest.raises(TypeError, match="fully_shard: `model` must be a QuantizationSimModel or"):
+        fully_shard("model")
+    for function in (lambda s: s.compute_encodings([data()[0]]), learn_ranges):
+        with pytest.raises(NotImplementedError, match="`model` is sharded; call"):
+            function(sim)
     with pytest.raises(NotImplementedError, match="`dp_mesh_dims` is not supported"):
         fully_shard(simulation().model, dp_mesh_dims=object())
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU())
