@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -123,6 +124,10 @@ class Ranks:
         """What each rank has given, in their order; anything that can be pickled."""
         self._meet()
         return [value] if self.size == 1 else self._gather(value)
+
+    def count_on_this_machine(self) -> int:
+        """How many of the ranks share this one's memory and processors."""
+        return self.gather(socket.gethostname()).count(socket.gethostname())
 
     def require_equal(self, parameters: Iterable[Tensor]) -> None:
         """Make sure that the ranks work on the same network, by a part of each tensor's values.

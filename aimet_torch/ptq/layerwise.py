@@ -105,7 +105,7 @@ def quantize_layers(
     walk.ranks = ranks or walk.ranks
     walk.on_changed_inputs = not on_original_inputs
     walk.weighs_positions = weighs_positions
-    with ValueCache(cache_budget) as cache:
+    with ValueCache(cache_budget, walk.ranks.count_on_this_machine()) as cache:
         walk.run(calls, cache, description)
         walk.report.peak_cache, walk.report.spilled = cache.peak, cache.spilled
     if walk.report.skipped:

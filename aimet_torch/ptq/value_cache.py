@@ -29,14 +29,15 @@ class ValueCache:
 
     Args:
         budget: Bytes of tensors kept in memory; None: a quarter of what is free now.
+        sharers: Processes of this machine that divide that quarter.
 
     Attributes:
         peak: Most bytes that were in memory at a time.
         spilled: Bytes written to disk altogether.
     """
 
-    def __init__(self, budget: int | None = None) -> None:
-        self.budget = free_memory() // 4 if budget is None else budget
+    def __init__(self, budget: int | None = None, sharers: int = 1) -> None:
+        self.budget = free_memory() // 4 // sharers if budget is None else budget
         self.peak = 0
         self.spilled = 0
         self._values: dict[Any, tuple[Any, int]] = {}

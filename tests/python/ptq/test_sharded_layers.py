@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import nn
 
 from aimet_torch.adaround.adaround_weight import Adaround, AdaroundParameters
-from aimet_torch.common.collectives import PeerError
+from aimet_torch.common.collectives import PeerError, Ranks
 from aimet_torch.gptq import apply_gptq
-from aimet_torch.ptq import layerwise
+from aimet_torch.ptq import layerwise, value_cache
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.seq_mse import apply_seq_mse
 
@@ -129,6 +129,16 @@ def test_a_job_that_was_stopped_goes_on(two_ranks, tmp_path):
     for result in two_ranks(_interrupted, str(tmp_path)):
         for name, value in want.items():
             torch.testing.assert_close(result[name], value, rtol=1e-5, atol=1e-6)
+
+
+def _budgets():
+    with Ranks(dist.group.WORLD, "test") as ranks:
+        return [value_cache.ValueCache(None, n).budget for n in (1, ranks.count_on_this_machine())]
+
+
+def test_ranks_of_a_machine_share_its_memory(two_ranks):
+    for alone, shared in two_ranks(_budgets):
+        assert shared == pytest.approx(alone / 2, rel=0.2)  # of what is free at that moment
 
 
 def _failing(folder):

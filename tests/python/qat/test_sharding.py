@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.experimental import implicit_replication
 
 from aimet_torch.qat import fully_shard, learn_ranges, parameter_groups
 from aimet_torch.quantsim import QuantizationSimModel
@@ -246,6 +247,14 @@ def _details():
     assert type(seen[0][1]) is nn.Parameter
     assert seen[0][1].dtype == torch.float32
     assert seen[0][1].grad.abs().sum() > 0
+    grads = plain({name: p.grad for name, p in sim.model.named_parameters() if p.grad is not None})
+    want = torch.stack([grad.norm() for grad in grads.values()]).norm()
+    with implicit_replication():
+        norm = nn.utils.clip_grad_norm_(sim.model.parameters(), 0.05)
+    torch.testing.assert_close(norm.full_tensor(), want)
+    grads = plain({name: p.grad for name, p in sim.model.named_parameters() if p.grad is not None})
+    clipped = torch.stack([grad.norm() for grad in grads.values()]).norm()
+    torch.testing.assert_close(clipped, torch.tensor(0.05), rtol=1e-4, atol=0)
 
     # Whole parameters start alike, and have one gradient even where a rank has no use for one.
     sim = simulation("min_max", seed=rank)
