@@ -28,6 +28,7 @@ CXX_LAYERS: dict[str, set[str]] = {
     "cuda": {"core"},
     "ops": {"core", "cpu", "cuda", "encodings"},
     "algorithms": {"core", "cpu", "cuda", "ops"},
+    "nn": {"core", "ops"},
 }
 # Third-party headers that a folder may include; all may include the standard library unless listed
 # below.
@@ -37,6 +38,7 @@ CXX_LIBRARIES: dict[str, re.Pattern[str]] = {
     "cuda": re.compile(r"^cuda_runtime\.h$"),
     "ops": re.compile(r"^(ATen|c10|torch/library\.h|torch/csrc/autograd|fmt|nlohmann|sys/mman\.h)"),
     "algorithms": re.compile(r"^(ATen|c10|torch/library\.h|torch/csrc/autograd|fmt)"),
+    "nn": re.compile(r"^(ATen|c10|torch/(arg\.h|nn/|serialize/))"),
 }
 # Defines what the umbrella header declares itself.
 UMBRELLA_SOURCE = "build_info.cpp"
