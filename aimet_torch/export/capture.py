@@ -268,6 +268,12 @@ def _check_modules(model: nn.Module) -> None:
             f"export: torch.export takes no scripted module, and {outermost} of the model are; "
             "put the `nn.Module` that was scripted in its place before the simulation is built"
         )
+    projected = [n for n, m in model.named_modules() if isinstance(m, nn.LSTM) and m.proj_size]
+    if projected:  # torch.onnx writes a node that no runtime takes
+        raise NotImplementedError(
+            f"export: ONNX's LSTM has no projection, and {projected} of the model have `proj_size`;"
+            " use an LSTM of that hidden size, or a linear layer behind it"
+        )
 
 
 def _why_not(error: BaseException) -> str:

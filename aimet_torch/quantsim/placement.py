@@ -85,6 +85,9 @@ def _output_decision(op: OpNode, value: Value, config: QuantSimConfig) -> Decisi
     is_forced = value.is_model_output and config.is_model_output_quantized
     if op.op_type in TRANSPARENT_OPS or (op.op_type in GRID_PRESERVING_OPS and not is_forced):
         return Decision(False, "same grid as its input")
+    if len(op.outputs) > 1 and not value.consumers and not value.is_model_output:
+        # The states of a recurrent layer, mostly. Its range would be learned without a gradient.
+        return Decision(False, "read by nobody")
     if not is_forced and not config.is_output_quantized(op.op_type):
         return Decision(False, "off in the configuration")
     limits = (rule.encoding_min, rule.encoding_max)
@@ -117,6 +120,8 @@ def _input_decision(
         if config.is_model_input_quantized:
             return Decision(True, "model input", config.is_activation_symmetric(op.op_type))
         return Decision(False, "model input, off in the configuration")
+    if value.kind == "parameter":
+        op, index = _destination(op, index)
     weight_position = 1
     if value.kind == "parameter" and index == weight_position and op.op_type in WEIGHT_OPERAND_AXIS:
         return _weight_decision(op.op_type, config)
@@ -124,6 +129,18 @@ def _input_decision(
         named = config.param_rule(op.op_type, "bias")
         return Decision(bool(named.is_quantized), "bias", bool(named.is_symmetric), is_param=True)
     return Decision(True, f"{value.kind} as an operand", config.is_activation_symmetric(op.op_type))
+
+
+def _destination(op: OpNode, index: int) -> tuple[OpNode, int]:
+    """Where a parameter arrives that `op` may only cut into parts, as attention does with its own.
+
+    The operator and the position of the operand: those of all parts if they agree.
+    """
+    if op.op_type == "Split":
+        ends = [end for part in op.outputs for end in part.consumers]
+        if len({(end.op_type, position) for end, position in ends}) == 1:
+            return ends[0]
+    return op, index
 
 
 def _is_on_a_grid(value: Value) -> bool:
@@ -152,7 +169,9 @@ def param_decisions(module: nn.Module, op_type: str, config: QuantSimConfig) -> 
     for name, parameter in module.named_parameters(recurse=False):
         if not parameter.is_floating_point():
             continue
-        decision = _weight_decision(op_type, config, name)
+        # Recurrent layers have several: bias_ih_l0, bias_hh_l0_reverse.
+        is_bias = isinstance(module, nn.RNNBase | nn.RNNCellBase) and name.startswith("bias_")
+        decision = _weight_decision(op_type, config, "bias" if is_bias else name)
         if parameter.dim() < 2 and op_type != "PRelu":
             decision.channel_axis = None
         generation = config.hw_generation

@@ -134,7 +134,7 @@ def _row(sim: QuantizationSimModel, op: OpNode) -> SummaryRow:
         elif not value.is_float:
             outputs.append(str(value.dtype).removeprefix("torch."))
         elif decision is not None and not decision.is_quantized:
-            is_covered = decision.reason.startswith(("same grid", "fused"))
+            is_covered = decision.reason.startswith(("same grid", "fused", "read by"))
             outputs.append(decision.reason if is_covered else f"{_FLOAT}: {decision.reason}")
         else:
             outputs.append(f"{_FLOAT}: removed")
