@@ -1,0 +1,33 @@
+"""Examples that are more than a block of the README: they run, and show what they claim."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from benchmarks import fashion_mnist
+from tests.integration.commands import ROOT, run
+
+
+@pytest.mark.slow
+def test_training_example(tmp_path: Path) -> None:
+    try:
+        fashion_mnist.fetch()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    example = ROOT / "examples" / "qat.py"
+    assert len(example.read_text().splitlines()) < 60
+    environment = {"PYTHONPATH": str(ROOT)}
+    output = run([sys.executable, str(example), "--images", "4096"], tmp_path, environment)
+    accuracies = [float(value) for value in re.findall(r": ([\d.]+) %", output)]
+    fp32, calibrated, trained = accuracies
+    assert trained > calibrated
+    assert fp32 > 50
+    session = onnxruntime.InferenceSession(tmp_path / "fashion_mnist_w4a4.onnx")
+    (name,) = (i.name for i in session.get_inputs())
+    assert session.run(None, {name: np.zeros((1, 1, 28, 28), np.float32)})[0].shape == (1, 10)
