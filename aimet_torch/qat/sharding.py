@@ -172,7 +172,7 @@ class _Synchronized:
     def __init__(self, parameters: list[nn.Parameter], mesh: DeviceMesh) -> None:
         self.parameters = parameters
         self.mesh = mesh
-        self._is_queued = False
+        self._pass = -1  # the backward pass at whose end they are averaged
         self._hooks = []
         device = _device_of(mesh)
         values = self._flat([parameter.detach() for parameter in parameters])
@@ -196,8 +196,9 @@ class _Synchronized:
             hook.remove()
 
     def _queue(self, _: Tensor) -> None:
-        if not self._is_queued:
-            self._is_queued = True
+        this_pass = torch._C._current_graph_task_id()
+        if self._pass != this_pass:  # no flag: a pass that raises never comes to its end
+            self._pass = this_pass
             # As FSDP does it: called once, when the backward pass has come to its end.
             engine: Any = torch.autograd.Variable._execution_engine
             engine.queue_callback(self._average)
@@ -205,7 +206,6 @@ class _Synchronized:
     @torch.no_grad()
     def _average(self) -> None:
         """Average the gradients; those that accumulate stay right: their old part is equal."""
-        self._is_queued = False
         learning = [parameter for parameter in self.parameters if parameter.requires_grad]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in learning]
         is_used = [parameter.grad is not None for parameter in learning]

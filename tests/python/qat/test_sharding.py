@@ -229,6 +229,10 @@ def test_checkpoints(two_ranks, tmp_path):
 # -- what stays whole, what is refused ---------------------------------------------------------
 
 
+def _raise(_):
+    raise ZeroDivisionError
+
+
 def _details():
     rank = dist.get_rank()
     x, target = (mine(tensor) for tensor in data())
@@ -274,6 +278,22 @@ def _details():
         parts = [torch.empty_like(parameter) for _ in range(2)]
         dist.all_gather(parts, parameter.grad)
         assert torch.equal(*parts)
+
+    # A backward pass that fails leaves the next one as it should be.
+    number, other = (nn.Parameter(torch.tensor(1.0)) for _ in range(2))
+    fully_shard(nn.ParameterList([number]), mesh=init_device_mesh("cpu", (2,)))
+    for is_failing in (True, False):
+        number.grad = None
+        hook = other.register_hook(_raise if is_failing else torch.neg)
+        first = other * 2.0  # its gradient comes behind that of the later product
+        loss = first + number * (rank + 1.0)
+        if is_failing:
+            with pytest.raises(ZeroDivisionError):
+                loss.backward()
+        else:
+            loss.backward()
+            assert number.grad == 1.5
+        hook.remove()
 
     with pytest.raises(ValueError, match=r"quantizer '0\.\S+' without a range; call"):
         fully_shard(QuantizationSimModel(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2)).model)
