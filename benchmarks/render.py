@@ -7,12 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import render_rounding
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "benchmarks.json"
+ROUNDING = RESULTS.with_name("rounding.json")
 README = ROOT / "README.md"
 #: A spread above this share of the median is printed beside it.
 UNSTEADY = 0.15
 TABLE = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", re.DOTALL)
+ROUNDING_TABLE = re.compile(r"(?<=<!-- rounding -->\n).*?(?=<!-- /rounding -->)", re.DOTALL)
 
 
 def duration(seconds: float) -> str:
@@ -125,9 +129,13 @@ def _cell(case: dict[str, Any], role: str) -> str:
 
 
 def main() -> None:
-    """Renew the README's table from the committed report."""
+    """Renew the README's tables from the committed reports."""
     table = markdown(json.loads(RESULTS.read_text()))
-    README.write_text(TABLE.sub(lambda _: table, README.read_text()))
+    text = TABLE.sub(lambda _: table, README.read_text())
+    if ROUNDING.exists():
+        rounding = render_rounding.markdown(json.loads(ROUNDING.read_text()))
+        text = ROUNDING_TABLE.sub(lambda _: rounding, text)
+    README.write_text(text)
 
 
 if __name__ == "__main__":

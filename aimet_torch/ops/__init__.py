@@ -22,6 +22,7 @@ from aimet_torch.ops.formats import (
     quantize_dequantize_nvfp4,
 )
 from aimet_torch.ops.info import build_info, cpu_capability
+from aimet_torch.ops.random_choice import choose_randomly
 from aimet_torch.ops.range_search import (
     range_from_cross_entropy,
     range_from_entropy,
@@ -35,6 +36,7 @@ from aimet_torch.ops.statistics import min_max, rebin_histogram, update_histogra
 
 __all__ = [
     "build_info",
+    "choose_randomly",
     "clamp_quantize_dequantize",
     "cpu_capability",
     "dequantize",

@@ -6,6 +6,10 @@ from aimet_torch.ptq.auto_quant import AutoQuant
 from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms, fold_given_batch_norms
 from aimet_torch.ptq.batch_norm_to_scale import fold_all_batch_norms_to_scale
 from aimet_torch.ptq.bias_correction import correct_bias
+from aimet_torch.ptq.block_reconstruction import (
+    BlockReconstructionParameters,
+    apply_block_reconstruction,
+)
 from aimet_torch.ptq.bn_reestimation import reestimate_bn_stats
 from aimet_torch.ptq.cross_layer_equalization import (
     CrossLayerScaling,
@@ -22,9 +26,11 @@ __all__ = [
     "Adaround",
     "AdaroundParameters",
     "AutoQuant",
+    "BlockReconstructionParameters",
     "CrossLayerScaling",
     "HighBiasFold",
     "SeqMseParams",
+    "apply_block_reconstruction",
     "apply_gptq",
     "apply_seq_mse",
     "correct_bias",

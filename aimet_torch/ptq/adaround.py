@@ -28,6 +28,7 @@ from aimet_torch.ptq.layers import LAYER_TYPES, set_bias
 from aimet_torch.ptq.layerwise import LayerTask, LayerwiseReport, quantize_layers
 from aimet_torch.ptq.replay import record_inputs
 from aimet_torch.ptq.sharded_layers import open_checkpoint
+from aimet_torch.ptq.value_cache import join_in_files
 from aimet_torch.quantsim import QuantizationSimModel
 
 __all__ = ["METHODS", "Adaround", "AdaroundParameters"]
@@ -285,9 +286,9 @@ def _solver(params: AdaroundParameters, scheme: QuantScheme) -> Callable[[LayerT
             params.seed,
         )
         if params.method == "sampled":
-            inputs, outputs = zip(*task.batches(), strict=True)
-            samples = (torch.cat(inputs), torch.cat(outputs), task.clamp)
-            relaxation.samples = samples
+            inputs, outputs = join_in_files(task.batches())
+            device = task.view.layer.weight.device
+            relaxation.samples = (inputs.to(device), outputs.to(device), task.clamp)
         return relax_layer(
             task.view, task.grid, task.sums, relaxation, search_scales=chooses_scales
         )

@@ -53,22 +53,30 @@ class Checkpoint:
 
     def load(self, name: str) -> LayerResult | None:
         """The result of a finished layer, None for others."""
-        if not self.has(name):
+        content = self.load_content(name)
+        if content is None:
             return None
-        content = torch.load(self._path(name), weights_only=True)
         content["codes"] = content["codes"].double()
         return LayerResult(**content)
 
     def save(self, name: str, result: LayerResult) -> None:
         """Keep a result; the file is complete or not there at all."""
+        fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+        fields["codes"] = result.codes.to(torch.int32)
+        self.save_content(name, fields)
+
+    def load_content(self, name: str) -> dict[str, Any] | None:
+        """What was kept under a name, None where nothing was."""
+        return torch.load(self._path(name), weights_only=True) if self.has(name) else None
+
+    def save_content(self, name: str, content: dict[str, Any]) -> None:
+        """Keep tensors and numbers; the file is complete or not there at all."""
         if not self._folder.exists():
             self._folder.mkdir(parents=True)
             (self._folder / "identity").write_text(self._identity)
-        fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
-        fields["codes"] = result.codes.to(torch.int32)
         path = self._path(name)
         temporary = path.with_suffix(f".{os.getpid()}")
-        torch.save(fields, temporary)
+        torch.save(content, temporary)
         temporary.replace(path)
 
     def remove(self) -> None:

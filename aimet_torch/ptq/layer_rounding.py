@@ -26,6 +26,7 @@ class LayerResult:
         bias: New bias, None where the layer has none.
         error: Mean squared error beyond the least possible one, of all outputs together.
         nearest_error: The same of rounding to nearest with the scales that are best for it.
+        target: The real weights with the least error, (groups, o, d), where they were asked for.
     """
 
     codes: Tensor
@@ -34,6 +35,7 @@ class LayerResult:
     bias: Tensor | None
     error: float
     nearest_error: float
+    target: Tensor | None = None
 
 
 @dataclasses.dataclass
@@ -86,6 +88,7 @@ def round_layer(
     search_scales: bool = True,
     moves: bool = True,
     least_squares: bool = True,
+    keeps_target: bool = False,
 ) -> LayerResult:
     """Solve one layer.
 
@@ -98,6 +101,7 @@ def round_layer(
         search_scales: Choose the scales along with the codes; False: take those of the quantizer.
         moves: Descend from the first rounding; False: GPTQ alone.
         least_squares: Round the weights with the least error, False: those that the layer has.
+        keeps_target: The result has the real weights that were rounded.
     """
     problem = _Problem(view, grid, sums, damping, search_scales, least_squares)
     target, gram, scale, offset = problem.target, problem.gram, problem.scale, problem.offset
@@ -111,7 +115,10 @@ def round_layer(
         scale_factors=_STARTS if refines and is_cheap else (1.0,),
         from_nearest_too=moves and is_cheap,
     )  # fmt: skip
-    return _result(view, grid, sums, codes, used, offset, objective, problem.nearest_error)
+    result = _result(view, grid, sums, codes, used, offset, objective, problem.nearest_error)
+    if keeps_target:
+        result.target = target.float()
+    return result
 
 
 def relax_layer(

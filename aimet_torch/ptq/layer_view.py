@@ -148,6 +148,10 @@ class LayerView:
         full = full.reshape(-1, full.shape[-2], grid.blocks)
         return full.expand(self.groups, self.outputs, grid.blocks)
 
+    def spread(self, grid: WeightGrid, parameter: Tensor) -> Tensor:
+        """A parameter of the quantizer's shape, once for each weight: (groups, outputs, inputs)."""
+        return self.rows_of(grid, parameter).repeat_interleave(self.inputs // grid.blocks, dim=2)
+
     def parameter_of(self, grid: WeightGrid, rows: Tensor) -> Tensor:
         """The inverse of :meth:`rows_of`; of rows that share a grid the first counts."""
         shape = grid.quantizer.shape

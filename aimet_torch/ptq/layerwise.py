@@ -27,7 +27,7 @@ from aimet_torch.ptq.replay import Replay
 from aimet_torch.ptq.sharded_layers import solve_rows
 from aimet_torch.ptq.value_cache import ValueCache
 
-__all__ = ["LayerTask", "LayerwiseReport", "quantize_layers"]
+__all__ = ["Call", "LayerTask", "LayerWalk", "LayerwiseReport", "quantize_layers", "set_range"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -101,20 +101,19 @@ def quantize_layers(
         weighs_positions: Positions that the activation cuts off count less where they can.
         ranks: Who solves the layers together, each with calls of its own.
     """
-    walk = _Walk(model, dummy_input, quantizers, solve, checkpoint)
+    walk = LayerWalk(model, dummy_input, quantizers, solve, checkpoint)
     walk.ranks = ranks or walk.ranks
     walk.on_changed_inputs = not on_original_inputs
     walk.weighs_positions = weighs_positions
     with ValueCache(cache_budget, walk.ranks.count_on_this_machine()) as cache:
         walk.run(calls, cache, description)
-        walk.report.peak_cache, walk.report.spilled = cache.peak, cache.spilled
-    if walk.report.skipped:
-        reasons = "; ".join(f"{name}: {why}" for name, why in walk.report.skipped.items())
-        warnings.warn(f"{description}: these layers are left out: {reasons}", stacklevel=3)
+    walk.warn_of_skipped(description, stacklevel=4)
     return walk.report
 
 
-class _Walk:
+class LayerWalk:
+    """The walk through a network; arguments as for :func:`quantize_layers`."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -146,6 +145,13 @@ class _Walk:
             if reason is not None:
                 self.report.skipped[name] = reason
 
+    def warn_of_skipped(self, description: str, stacklevel: int) -> None:
+        """Say which layers keep their weights, and why."""
+        if self.report.skipped:
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.report.skipped.items())
+            message = f"{description}: these layers are left out: {reasons}"
+            warnings.warn(message, stacklevel=stacklevel)
+
     @staticmethod
     def _obstacle(uses: ModuleUses, layer: nn.Module, is_inside: bool) -> str | None:
         if not _is_layer(layer):
@@ -158,7 +164,16 @@ class _Walk:
 
     # -- the walk ----------------------------------------------------------------------------------
 
+    def make_replay(self, calls: list[Call], cache: ValueCache) -> Replay:
+        """What runs the graph; never called where there is none."""
+        return Replay(self.graph, calls, cache)
+
     def run(self, calls: list[Call], cache: ValueCache, description: str) -> None:
+        """Solve all layers; the results are in ``report``."""
+        self._run(calls, cache, description)
+        self.report.peak_cache, self.report.spilled = cache.peak, cache.spilled
+
+    def _run(self, calls: list[Call], cache: ValueCache, description: str) -> None:
         if self.graph.is_one_boundary:
             changed = copy.deepcopy(self.graph.model)
             names = [op.module_name for b in self.graph.boundaries for op in b.ops]
@@ -166,7 +181,7 @@ class _Walk:
                 for name in _unique(names, self.grids):
                     self._solve_inside(self.graph.model, changed, "", name, calls, calls)
             return
-        replay = Replay(self.graph, calls, cache)
+        replay = self.make_replay(calls, cache)
         inner = {
             b.name: _unique((op.module_name for op in b.ops), self.grids)
             for b in self.graph.boundaries
@@ -286,26 +301,28 @@ class _Walk:
             target.bias.data.copy_(bias)
 
     def _finish(self, task: LayerTask) -> tuple[Tensor, Tensor | None]:
-        """Solve or look up, set the quantizer, return weight and bias on the grid."""
+        """Solve or look up, and take the result."""
         result = self.checkpoint.load(task.name) if self.checkpoint is not None else None
         if result is None:
             result = solve_rows(self.solve, task, self.ranks)
             if self.checkpoint is not None:
                 self.checkpoint.save(task.name, result)
-        view, grid = task.view, task.grid
-        scale, offset = _set_range(grid.quantizer, result.min, result.max)
-        scale, offset = (view.rows_of(grid, t.detach().cpu()) for t in (scale, offset))
-        repeat = view.inputs // grid.blocks
-        scale, offset = (t.repeat_interleave(repeat, dim=2) for t in (scale, offset))
-        like = task.view.layer.weight
+        return self.take(task.name, task.view, result)
+
+    def take(self, name: str, view: LayerView, result: LayerResult) -> tuple[Tensor, Tensor | None]:
+        """Make a result that of a layer; return weight and bias on the grid."""
+        grid = self.grids[name]
+        scale, offset = set_range(grid.quantizer, result.min, result.max)
+        scale, offset = (view.spread(grid, t.detach().cpu()) for t in (scale, offset))
+        like = view.layer.weight
         weight = view.weight_of((result.codes.float() + offset) * scale).to(like)
         bias = None if result.bias is None else result.bias.to(like)
-        self.report.results[task.name] = result
-        self.report.weights[task.name] = weight
+        self.report.results[name] = result
+        self.report.weights[name] = weight
         return weight, bias
 
 
-def _set_range(quantizer: Any, minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
+def set_range(quantizer: Any, minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
     """Set a range that an encodings file gives back to the last bit; return scale and offset.
 
     A file holds scales, a quantizer limits, both rounded to float32: a few rounds settle them.

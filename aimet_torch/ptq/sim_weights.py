@@ -17,7 +17,7 @@ from aimet_torch.ptq.layerwise import Call, LayerTask, LayerwiseReport, quantize
 from aimet_torch.ptq.replay import record_inputs
 from aimet_torch.quantsim import QuantizationSimModel
 
-__all__ = ["layers_of", "solve_simulation"]
+__all__ = ["layers_of", "solve_simulation", "take_results"]
 
 
 def layers_of(
@@ -106,6 +106,17 @@ def solve_simulation(
             weighs_positions=not keeps_weights,
             ranks=ranks,
         )
+    take_results(sim, quantizers, report, keeps_weights)
+    return report
+
+
+def take_results(
+    sim: QuantizationSimModel,
+    quantizers: dict[str, Any],
+    report: LayerwiseReport,
+    keeps_weights: bool,
+) -> None:
+    """Set weights and biases of a simulation, unless ``keeps_weights``; freeze their encodings."""
     with torch.no_grad():
         for name, result in report.results.items():
             layer: Any = sim.model.get_submodule(name)
@@ -115,4 +126,3 @@ def solve_simulation(
                     layer.bias.copy_(result.bias)
             quantizers[name].allow_overwrite(False)
             quantizers[name].requires_grad_(False)
-    return report

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import torch
+from torch import Tensor
 from torch.utils import _pytree
 
-__all__ = ["ValueCache", "free_memory"]
+__all__ = ["ValueCache", "free_memory", "join_in_files"]
 
 
 def free_memory() -> int:
@@ -97,6 +101,33 @@ class ValueCache:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+def join_in_files(batches: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Concatenate each of several tensors along its first dimension, as float32 in mapped files.
+
+    The operating system keeps in memory what it has room for, whatever the size of the data. The
+    files have no name any more when this returns, and go away with the tensors.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="aimet_cache_") as name,
+        contextlib.ExitStack() as stack,
+    ):
+        files: list[IO[bytes]] = []
+        shapes: list[tuple[int, ...]] = []
+        for batch in batches:
+            for index, tensor in enumerate(batch):
+                if index == len(files):
+                    files.append(stack.enter_context((Path(name) / str(index)).open("wb")))
+                    shapes.append((0, *tensor.shape[1:]))
+                files[index].write(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+                rows, *rest = shapes[index]
+                shapes[index] = (rows + len(tensor), *rest)
+        stack.close()
+        return tuple(
+            torch.from_file(file.name, shared=True, size=math.prod(shape)).reshape(shape)
+            for file, shape in zip(files, shapes, strict=True)
+        )
 
 
 class _File(type(Path())):  # type: ignore[misc]

@@ -30,6 +30,7 @@
 #include "aimet/ops/histogram.h"
 #include "aimet/ops/microscaling.h"
 #include "aimet/ops/min_max.h"
+#include "aimet/ops/random_choice.h"
 #include "aimet/ops/range_search.h"
 #include "aimet/ops/simulation.h"
 #include "aimet/ops/value_range.h"

@@ -165,6 +165,14 @@ TORCH_LIBRARY(aimet, m) {
       "reg_param=0.01, float learning_rate=0.001, int step=1) -> ()",
       kTags);
 
+  // --- random_choice.h: either tensor at each position, as seed and position say ---
+  m.def("choose_randomly(Tensor first, Tensor second, float probability, int seed) -> Tensor",
+        kTags);
+  m.def(
+      "_choose_randomly_backward(Tensor grad, float probability, int seed) -> (Tensor first, Tensor "
+      "second)",
+      kTags);
+
   // --- value_range.h: values -> range of the grid ---
   m.def(
       "range_from_values(Tensor input, SymInt[] shape, int qmin, int qmax, bool symmetric, int[]? "
