@@ -46,7 +46,8 @@ def answer(message: tuple[Any, ...], state: dict[str, Any]) -> Any:
         return start(*arguments)
     if verb == "load":
         import benchmarks.model_subjects
-        import benchmarks.rounding_jobs  # noqa: F401 - both enter their subjects
+        import benchmarks.qat_subjects
+        import benchmarks.rounding_jobs  # noqa: F401 - all enter their subjects
         from benchmarks.subjects import make_subject
 
         state.clear()  # first, so that two cases never share the memory
