@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render_rounding
+from benchmarks import render_qat, render_rounding
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "benchmarks.json"
@@ -135,6 +135,9 @@ def main() -> None:
     if ROUNDING.exists():
         rounding = render_rounding.markdown(json.loads(ROUNDING.read_text()))
         text = ROUNDING_TABLE.sub(lambda _: rounding, text)
+    if render_qat.RESULTS.exists():
+        training = render_qat.markdown(json.loads(render_qat.RESULTS.read_text()))
+        text = render_qat.TABLE.sub(lambda _: training, text)
     README.write_text(text)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results" / "qat.json"
+TABLE = re.compile(r"(?<=<!-- qat -->\n).*?(?=<!-- /qat -->)", re.DOTALL)
 
 
 def markdown(report: dict[str, Any]) -> str:
