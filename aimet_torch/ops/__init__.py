@@ -15,7 +15,7 @@ from aimet_torch.ops.affine import (
     quantize_dequantize,
     quantize_dequantize_min_max,
 )
-from aimet_torch.ops.encoding import encoding_from_range, range_from_min_max
+from aimet_torch.ops.encoding import encoding_from_range, grouped_scale, range_from_min_max
 from aimet_torch.ops.formats import (
     quantize_dequantize_float,
     quantize_dequantize_mx,
@@ -31,7 +31,11 @@ from aimet_torch.ops.range_search import (
     range_from_sqnr,
     range_from_values,
 )
-from aimet_torch.ops.simulation import fingerprint, quantize_dequantize_by_range_
+from aimet_torch.ops.simulation import (
+    fingerprint,
+    quantize_dequantize_,
+    quantize_dequantize_by_range_,
+)
 from aimet_torch.ops.statistics import min_max, rebin_histogram, update_histogram_
 
 __all__ = [
@@ -42,9 +46,11 @@ __all__ = [
     "dequantize",
     "encoding_from_range",
     "fingerprint",
+    "grouped_scale",
     "min_max",
     "quantize",
     "quantize_dequantize",
+    "quantize_dequantize_",
     "quantize_dequantize_by_range_",
     "quantize_dequantize_float",
     "quantize_dequantize_min_max",

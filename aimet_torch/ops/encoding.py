@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["encoding_from_range", "range_from_min_max"]
+__all__ = ["encoding_from_range", "grouped_scale", "range_from_min_max"]
 
 
 def range_from_min_max(
@@ -67,3 +69,29 @@ def encoding_from_range(
     (tensor(0.0118), tensor(-85.))
     """
     return torch.ops.aimet.encoding_from_range(min, max, qmin, qmax, symmetric)
+
+
+def grouped_scale(scale: Tensor, group_size: Sequence[int], steps: int) -> Tensor:
+    """Two levels of scales (LPBQ): scales of blocks as whole numbers times a unit of their group.
+
+    ``unit = max(scale) / steps`` of each group, ``result = clamp(round(scale / unit), 1, steps) *
+    unit``.
+
+    Args:
+        scale: positive scales of blocks, floating, any shape.
+        group_size: scales of a group, one entry per dimension; -1: the rest of the dimension.
+        steps: largest whole number, at least 1.
+
+    Returns:
+        Same shape and dtype. Differentiable: rounding counts as the identity, and the gradient of
+        each unit goes to the largest scales of its group.
+
+    Raises:
+        TypeError: ``scale`` is not floating.
+        ValueError: groups that do not tile ``scale``, ``steps < 1``, or scales of which the largest
+            of a group is not positive and finite.
+
+    >>> grouped_scale(torch.tensor([1.0, 0.52, 0.01]), [-1], 4)
+    tensor([1.0000, 0.5000, 0.2500])
+    """
+    return torch.ops.aimet.grouped_scale(scale, group_size, steps)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["fingerprint", "quantize_dequantize_by_range_"]
+__all__ = ["fingerprint", "quantize_dequantize_", "quantize_dequantize_by_range_"]
 
 
 def quantize_dequantize_by_range_(
@@ -48,6 +48,42 @@ def quantize_dequantize_by_range_(
     torch.ops.aimet.quantize_dequantize_by_range_(
         input, min, max, qmin, qmax, symmetric, clamp_min, clamp_max
     )
+
+
+def quantize_dequantize_(
+    input: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    qmin: int,
+    qmax: int,
+    clamp_min: float | None = None,
+    clamp_max: float | None = None,
+) -> None:
+    """Clamps ``input`` and rounds it to a grid, in place and in one pass.
+
+    The same bits as ``clamp`` and :func:`aimet_torch.ops.quantize_dequantize` one after the other,
+    without a second tensor.
+
+    Args:
+        input: float16, bfloat16, float32 or float64, any shape and strides; changed.
+        scale: size of one step, positive, floating; broadcasts against ``input``.
+        offset: floating, the same shape or one element.
+        qmin: lowest code.
+        qmax: highest code.
+        clamp_min: lower bound of an activation function to apply first, such as 0 for ReLU.
+        clamp_max: upper bound, such as 6 for ReLU6.
+
+    Raises:
+        NotImplementedError: a gradient would be needed, which an operation in place cannot keep.
+        TypeError: a tensor is not floating.
+        ValueError: shapes do not fit, ``qmin >= qmax``, or a scale is not positive and finite.
+
+    >>> x = torch.tensor([-1.0, 0.26, 9.0])
+    >>> quantize_dequantize_(x, torch.tensor(0.5), torch.tensor(0.0), 0, 15, 0.0)
+    >>> x
+    tensor([0.0000, 0.5000, 7.5000])
+    """
+    torch.ops.aimet.quantize_dequantize_(input, scale, offset, qmin, qmax, clamp_min, clamp_max)
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> int:

@@ -27,6 +27,7 @@
 #include "aimet/ops/clamped_affine.h"
 #include "aimet/ops/encoding.h"
 #include "aimet/ops/float_format.h"
+#include "aimet/ops/grouped_scale.h"
 #include "aimet/ops/histogram.h"
 #include "aimet/ops/microscaling.h"
 #include "aimet/ops/min_max.h"

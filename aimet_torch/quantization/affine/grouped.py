@@ -92,12 +92,8 @@ class GroupedBlockQuantizeDequantize(QuantizeDequantize):
 
     def _grid_of(self, minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
         scale, offset = super()._grid_of(minimum, maximum)
-        per_channel = self._per_channel_scale(scale)
-        largest = 2 ** (self.decompressed_bw - self.bitwidth)
-        scale = ops.quantize_dequantize(
-            scale, per_channel, torch.zeros_like(per_channel), 1, largest, self._group_sizes()
-        )
-        return scale, offset
+        steps = 2 ** (self.decompressed_bw - self.bitwidth)
+        return ops.grouped_scale(scale, self._group_sizes(), steps), offset
 
     def _encoding(self, scale: Tensor, offset: Tensor) -> GroupedBlockEncoding:
         return GroupedBlockEncoding(

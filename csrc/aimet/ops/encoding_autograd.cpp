@@ -1,6 +1,7 @@
 // Gradient of encoding_from_range, with s = max((max - min) / n, s_min) and o = clamp(ste(min / s)
-// - qmin, -qmax, -qmin); and Autograd kernels of the operators whose results are constants for
-// training.
+// - qmin, -qmax, -qmin). What is not finite counts as 0: one step of an optimizer along it would
+// leave a range of NaN, and with it a quantizer without a range. And Autograd kernels of the
+// operators whose results are constants for training.
 #include "aimet/core/encoding.h"
 #include "aimet/ops/autograd.h"
 #include "aimet/ops/encoding.h"
@@ -18,6 +19,10 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Pair = std::tuple<at::Tensor, at::Tensor>;
+
+at::Tensor finite(const at::Tensor& gradient) {
+  return at::where(gradient.isfinite(), gradient, 0);
+}
 
 struct EncodingFromRange : torch::autograd::Function<EncodingFromRange> {
   static variable_list forward(AutogradContext* context, const at::Tensor& min,
@@ -49,13 +54,15 @@ struct EncodingFromRange : torch::autograd::Function<EncodingFromRange> {
       const at::Tensor offset = ratio.round() - grid.qmin;
       const at::Tensor inside = (offset >= -grid.qmax).logical_and(offset <= -grid.qmin);
       grad_min = at::where(inside, grads[1] / scale, 0);
-      const at::Tensor through_scale = grad_min * -ratio;
+      // Not grad_min * -ratio: far outside the grid the ratio is infinite or NaN.
+      const at::Tensor through_scale = at::where(inside, grad_min * -ratio, 0);
       grad_scale = grad_scale.defined() ? grad_scale + through_scale : through_scale;
     }
     if (!grad_scale.defined()) return {{}, {}, {}, {}, {}};
     const at::Tensor grad_max =
         at::where(raw_scale >= smallest, grad_scale / static_cast<double>(step_count), 0);
-    return {grad_min.defined() ? grad_min - grad_max : -grad_max, grad_max, {}, {}, {}};
+    const at::Tensor of_min = grad_min.defined() ? grad_min - grad_max : -grad_max;
+    return {finite(of_min), finite(grad_max), {}, {}, {}};
   }
 };
 

@@ -107,6 +107,9 @@ TORCH_LIBRARY(aimet, m) {
       "scale, Tensor offset)",
       kTags);
 
+  // --- grouped_scale.h: scales of blocks as whole numbers times a unit of their group (LPBQ) ---
+  m.def("grouped_scale(Tensor scale, int[] group_size, int steps) -> Tensor", kTags);
+
   // --- histogram.h: counts of equal bins over [min, max] ---
   m.def(
       "update_histogram_(Tensor(a!) histogram, Tensor input, Tensor min, Tensor max, int[]? "
@@ -140,6 +143,10 @@ TORCH_LIBRARY(aimet, m) {
   m.def(
       "quantize_dequantize_by_range_(Tensor(a!) input, Tensor min, Tensor max, int qmin, int qmax, "
       "bool symmetric, float? clamp_min=None, float? clamp_max=None) -> ()",
+      kTags);
+  m.def(
+      "quantize_dequantize_(Tensor(a!) input, Tensor scale, Tensor offset, int qmin, int qmax, "
+      "float? clamp_min=None, float? clamp_max=None) -> ()",
       kTags);
   m.def("fingerprint(Tensor[] tensors) -> int");
 

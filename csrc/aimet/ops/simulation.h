@@ -23,6 +23,13 @@ AIMET_API void quantize_dequantize_by_range_(at::Tensor input, const at::Tensor&
                                              std::optional<double> clamp_min = std::nullopt,
                                              std::optional<double> clamp_max = std::nullopt);
 
+// The same with scale and offset given: for ranges that are learned in another form.
+//   scale, offset: floating, each broadcasts against `input`; one element is fast.
+AIMET_API void quantize_dequantize_(at::Tensor input, const at::Tensor& scale,
+                                    const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax,
+                                    std::optional<double> clamp_min = std::nullopt,
+                                    std::optional<double> clamp_max = std::nullopt);
+
 // A number that changes when one of `tensors` does: a hash of every element of those of up to 1024,
 // and of 256 elements spread evenly over longer ones. For caches of what was computed from them: writes that go around the
 // version counter (`tensor.data`) are seen unless they spare all of those elements.

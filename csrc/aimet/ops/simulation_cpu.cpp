@@ -22,6 +22,7 @@ namespace aimet {
 namespace {
 
 constexpr const char* kByRange = "quantize_dequantize_by_range_";
+constexpr const char* kInPlace = "quantize_dequantize_";
 constexpr std::int64_t kBlock = 2 * cpu::kChunk;  // stays in the first-level cache
 
 struct Clamp {
@@ -55,25 +56,11 @@ void in_place_by_blocks(std::byte* data, std::size_t element_size, cpu::ElementT
 }
 
 template <typename T>
-void quantize_in_place(const at::Tensor& x, const at::Tensor& min, const at::Tensor& max,
-                       std::int64_t qmin, std::int64_t qmax, bool symmetric, const Clamp& clamp) {
-  // The encoding is computed in the range's own type, as encoding_from_range does.
-  T scale;
-  T offset;
-  const auto encode = [&](auto zero) {
-    using U = decltype(zero);
-    const auto encoding = core::encoding_from_range(
-        core::Range<U>{*min.const_data_ptr<U>(), *max.const_data_ptr<U>()}, qmin, qmax, symmetric);
-    scale = static_cast<T>(encoding.scale);
-    offset = static_cast<T>(encoding.offset);
-  };
-  if (min.scalar_type() == at::kDouble) {
-    encode(double{});
-  } else {
-    encode(float{});
-  }
+void run_in_place(const char* op, const at::Tensor& x, T scale, T offset, std::int64_t qmin,
+                  std::int64_t qmax, const Clamp& clamp) {
   if (!(scale > 0 && std::isfinite(scale))) {  // for the message; a tensor costs too much each time
-    ops::check_scale_values(kByRange, at::scalar_tensor(scale, x.options().dtype(c10::CppTypeToScalarType<T>::value)));
+    ops::check_scale_values(
+        op, at::scalar_tensor(scale, x.options().dtype(c10::CppTypeToScalarType<T>::value)));
   }
   const cpu::AffineArguments arguments{nullptr,
                                        nullptr,
@@ -90,6 +77,49 @@ void quantize_in_place(const at::Tensor& x, const at::Tensor& min, const at::Ten
   });
 }
 
+// In the type that is computed in.
+void quantize_in_place(const char* op, const at::Tensor& x, double scale, double offset,
+                       std::int64_t qmin, std::int64_t qmax, const Clamp& clamp) {
+  if (x.scalar_type() == at::kDouble) {
+    run_in_place<double>(op, x, scale, offset, qmin, qmax, clamp);
+  } else {
+    run_in_place<float>(op, x, static_cast<float>(scale), static_cast<float>(offset), qmin, qmax,
+                        clamp);
+  }
+}
+
+// What the kernel can apply on its way; the rest is applied here.
+Clamp clamp_of(const at::Tensor& input, std::optional<double> clamp_min,
+               std::optional<double> clamp_max) {
+  Clamp clamp;
+  if (!clamp_min.has_value() && !clamp_max.has_value()) return clamp;
+  if (input.scalar_type() == at::kFloat) {
+    clamp.is_wanted = true;
+    if (clamp_min.has_value()) clamp.low = static_cast<float>(*clamp_min);
+    if (clamp_max.has_value()) clamp.high = static_cast<float>(*clamp_max);
+  } else {
+    input.clamp_(clamp_min.has_value() ? std::optional<at::Scalar>(*clamp_min) : std::nullopt,
+                 clamp_max.has_value() ? std::optional<at::Scalar>(*clamp_max) : std::nullopt);
+  }
+  return clamp;
+}
+
+bool is_one_number(const at::Tensor& tensor) {
+  return tensor.numel() == 1 &&
+         (tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kDouble);
+}
+
+double number_of(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? *tensor.const_data_ptr<double>()
+                                             : *tensor.const_data_ptr<float>();
+}
+
+void quantize_with_tensors(at::Tensor input, const Clamp& clamp, const at::Tensor& scale,
+                           const at::Tensor& offset, std::int64_t qmin, std::int64_t qmax) {
+  if (clamp.is_wanted) input.clamp_(clamp.low, clamp.high);
+  input.copy_(quantize_dequantize(input, scale, offset, qmin, qmax));
+}
+
 void by_range_cpu(at::Tensor input, const at::Tensor& min, const at::Tensor& max, std::int64_t qmin,
                   std::int64_t qmax, bool symmetric, std::optional<double> clamp_min,
                   std::optional<double> clamp_max) {
@@ -97,27 +127,36 @@ void by_range_cpu(at::Tensor input, const at::Tensor& min, const at::Tensor& max
   ops::check_range(kByRange, min, max);
   ops::check_granularity(kByRange, "min", min.sym_sizes(), input.sym_sizes(), {});
   ops::check_grid(kByRange, qmin, qmax);
-  Clamp clamp;
-  if (clamp_min.has_value() || clamp_max.has_value()) {
-    if (input.scalar_type() == at::kFloat) {
-      clamp.is_wanted = true;
-      if (clamp_min.has_value()) clamp.low = static_cast<float>(*clamp_min);
-      if (clamp_max.has_value()) clamp.high = static_cast<float>(*clamp_max);
-    } else {
-      input.clamp_(clamp_min.has_value() ? std::optional<at::Scalar>(*clamp_min) : std::nullopt,
-                   clamp_max.has_value() ? std::optional<at::Scalar>(*clamp_max) : std::nullopt);
-    }
-  }
-  const bool is_plain_range =
-      min.numel() == 1 && (min.scalar_type() == at::kFloat || min.scalar_type() == at::kDouble);
-  if (!is_plain_range || !input.is_non_overlapping_and_dense()) {
-    if (clamp.is_wanted) input.clamp_(clamp.low, clamp.high);
+  const Clamp clamp = clamp_of(input, clamp_min, clamp_max);
+  if (!is_one_number(min) || !input.is_non_overlapping_and_dense()) {
     auto [scale, offset] = encoding_from_range(min, max, qmin, qmax, symmetric);
-    input.copy_(quantize_dequantize(input, scale, offset, qmin, qmax));
-  } else if (input.scalar_type() == at::kDouble) {
-    quantize_in_place<double>(input, min, max, qmin, qmax, symmetric, clamp);
+    quantize_with_tensors(input, clamp, scale, offset, qmin, qmax);
+    return;
+  }
+  // The encoding is computed in the range's own type, as encoding_from_range does.
+  const auto quantize_by = [&](auto zero) {
+    using T = decltype(zero);
+    const core::Range<T> range{*min.const_data_ptr<T>(), *max.const_data_ptr<T>()};
+    const auto encoding = core::encoding_from_range(range, qmin, qmax, symmetric);
+    quantize_in_place(kByRange, input, encoding.scale, encoding.offset, qmin, qmax, clamp);
+  };
+  if (min.scalar_type() == at::kDouble) {
+    quantize_by(double{});
   } else {
-    quantize_in_place<float>(input, min, max, qmin, qmax, symmetric, clamp);
+    quantize_by(float{});
+  }
+}
+
+void in_place_cpu(at::Tensor input, const at::Tensor& scale, const at::Tensor& offset,
+                  std::int64_t qmin, std::int64_t qmax, std::optional<double> clamp_min,
+                  std::optional<double> clamp_max) {
+  ops::check_affine(kInPlace, input, scale, offset, {});
+  ops::check_grid(kInPlace, qmin, qmax);
+  const Clamp clamp = clamp_of(input, clamp_min, clamp_max);
+  if (is_one_number(scale) && is_one_number(offset) && input.is_non_overlapping_and_dense()) {
+    quantize_in_place(kInPlace, input, number_of(scale), number_of(offset), qmin, qmax, clamp);
+  } else {
+    quantize_with_tensors(input, clamp, scale, offset, qmin, qmax);
   }
 }
 
@@ -157,5 +196,6 @@ std::int64_t fingerprint_cpu(at::TensorList tensors) {
 
 TORCH_LIBRARY_IMPL(aimet, CPU, m) {
   m.impl("quantize_dequantize_by_range_", &aimet::by_range_cpu);
+  m.impl("quantize_dequantize_", &aimet::in_place_cpu);
   m.impl("fingerprint", &aimet::fingerprint_cpu);
 }

@@ -95,6 +95,32 @@ def test_gradients_follow_the_formulas(low: float, high: float, symmetric: bool)
     assert actual[1].item() == pytest.approx(d_scale / steps)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_gradient_that_is_not_finite_leaves_the_range_alone(bad: float, symmetric: bool) -> None:
+    """Of two channels; the other one learns on."""
+    low = torch.tensor([-1.0, -2.0], requires_grad=True)
+    high = torch.tensor([1.5, 1.0], requires_grad=True)
+    scale, offset = ops.encoding_from_range(low, high, -128, 127, symmetric)
+    grads = [torch.tensor([bad, 0.5])] + ([] if symmetric else [torch.tensor([0.25, 0.25])])
+    outputs = [scale] if symmetric else [scale, offset]
+    found = torch.autograd.grad(outputs, (low, high), grads, retain_graph=True)
+    grads[0] = torch.tensor([0.5, 0.5])
+    expected = torch.autograd.grad(outputs, (low, high), grads)
+    for got, want in zip(found, expected, strict=True):
+        assert got[0] == 0
+        assert got[1] == want[1] != 0
+
+
+def test_a_range_far_from_zero_has_a_finite_gradient() -> None:
+    """The ratio of limit and scale overflows, where the offset is clamped and learns nothing."""
+    low = torch.tensor(-3e37, requires_grad=True)
+    high = torch.tensor(-3e37, requires_grad=True)
+    scale, offset = ops.encoding_from_range(low, high, 0, 255, False)
+    grads = torch.autograd.grad(scale + offset, (low, high))
+    assert all(grad.isfinite() for grad in grads)
+
+
 def test_symmetric_offset_is_a_constant() -> None:
     low = torch.tensor(-1.0, requires_grad=True)
     scale, offset = ops.encoding_from_range(low, torch.tensor(1.0), -128, 127, True)

@@ -128,6 +128,16 @@ def samples_of(operator: str) -> list[tuple]:
             (torch.randn(5, 7), low, high, 0, 255, False, 0.0, 6.0),
             (torch.randn(5, 7).t(), low.expand(5), high.expand(5), *GRID, True, 0.0),
         ]
+    if operator == "quantize_dequantize_":
+        scale, offset = torch.tensor(0.1), torch.tensor(-3.0)
+        return [
+            (torch.randn(5, 7), scale, offset, 0, 255),
+            (torch.randn(5, 7), scale, offset, 0, 255, 0.0, 6.0),
+            (torch.randn(5, 7).t(), scale.expand(5), offset, *GRID, 0.0),
+        ]
+    if operator == "grouped_scale":
+        scale = torch.rand(4, 6) + 0.1
+        return [(scale, [1, -1], 16), (scale.t().requires_grad_(), [3, 2], 1)]
     if operator == "rebin_histogram":
         counts, low, high = histogram()
         return [(counts, low, high, low - 1, high + 0.3)]
@@ -168,6 +178,8 @@ OURS = [
     "rebin_histogram",
     "range_from_min_max",
     "encoding_from_range",
+    "grouped_scale",
+    "quantize_dequantize_",
     "quantize_dequantize_by_range_",
     "range_from_percentile",
     "range_from_sqnr",

@@ -40,6 +40,26 @@ def test_same_bits_as_the_separate_operators(case: Case, dtype, bounds):
         assert got.stride() == x.clone().stride()
 
 
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", PER_TENSOR, ids=lambda case: case.name)
+def test_same_bits_with_scale_and_offset(case: Case, dtype, bounds):
+    x = case.input(dtype)
+    for scale, offset, grid in (
+        (torch.tensor(0.013), torch.tensor(-7.0), (0, 255)),
+        (torch.tensor(0.3).double(), torch.tensor(0.0), (-8, 7)),
+        (torch.tensor([0.3]).half(), torch.tensor([0.0]), (-8, 7)),
+    ):
+        if scale.dim() > x.dim():
+            continue
+        want = x.clamp(*bounds) if bounds != (None, None) else x
+        want = ops.quantize_dequantize(want, scale, offset, *grid)
+        got = x.clone()
+        ops.quantize_dequantize_(got, scale, offset, *grid, *bounds)
+        assert same_bits(got, want)
+        assert got.stride() == x.clone().stride()
+
+
 def test_longer_than_a_block_and_with_threads():
     x = torch.randn(3, 70_001, generator=torch.Generator().manual_seed(0))
     low, high = torch.tensor(-1.0), torch.tensor(2.0)
@@ -69,7 +89,20 @@ def test_bumps_the_version():
     x = torch.randn(3)
     before = x._version
     ops.quantize_dequantize_by_range_(x, torch.tensor(-1.0), torch.tensor(1.0), 0, 255, False)
-    assert x._version > before
+    between = x._version
+    assert between > before
+    ops.quantize_dequantize_(x, torch.tensor(0.1), torch.tensor(0.0), 0, 255)
+    assert x._version > between
+
+
+def test_a_scale_for_each_channel_and_views_with_gaps():
+    x = torch.randn(4, 6, 5)
+    scale, offset = torch.rand(6, 1) + 0.1, torch.zeros(1)
+    want = ops.quantize_dequantize(x[:, :, 1:4].clamp(min=0), scale, offset, -8, 7)
+    rest = x[:, :, 4].clone()
+    ops.quantize_dequantize_(x[:, :, 1:4], scale, offset, -8, 7, 0.0)
+    assert same_bits(x[:, :, 1:4].contiguous(), want.contiguous())
+    assert torch.equal(x[:, :, 4], rest)
 
 
 def test_refuses_what_it_cannot_do():
@@ -90,6 +123,21 @@ def test_refuses_what_it_cannot_do():
         call(x, low.expand(2), high.expand(2), 0, 255, False)
     with pytest.raises(TypeError, match=r"`input` must be float16"):
         call(x.int(), low, high, 0, 255, False)
+
+
+def test_in_place_by_scale_refuses_what_it_cannot_do():
+    x, scale, offset = torch.randn(3), torch.tensor(0.1), torch.tensor(0.0)
+    call = ops.quantize_dequantize_
+    with pytest.raises(NotImplementedError, match=r"quantize_dequantize_: .*no_grad"):
+        call(x, scale.clone().requires_grad_(), offset, 0, 255)
+    with pytest.raises(ValueError, match=r"quantize_dequantize_: `scale` must be .*, got -0.1"):
+        call(x, -scale, offset, 0, 255)
+    with pytest.raises(ValueError, match=r"quantize_dequantize_: `qmin` must be less"):
+        call(x, scale, offset, 3, 3)
+    with pytest.raises(ValueError, match=r"quantize_dequantize_: `scale` must broadcast"):
+        call(x, scale.expand(2), offset, 0, 255)
+    with pytest.raises(TypeError, match=r"quantize_dequantize_: `input` must be float16"):
+        call(x.int(), scale, offset, 0, 255)
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.int8, torch.int64, torch.bool], ids=str)
