@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
 
 from aimet_torch.quantization.base import QuantizerBase, plain_tensor
 
-__all__ = ["RemovedQuantizers", "apply_quantizer", "apply_quantizer_", "quantize_tensors"]
+__all__ = [
+    "RemovedQuantizers",
+    "apply_quantizer",
+    "apply_quantizer_",
+    "quantize_tensors",
+    "remove_quantizers",
+]
+
+Apply = Callable[[QuantizerBase | None, Tensor], Tensor]
 
 
 def apply_quantizer(quantizer: QuantizerBase | None, tensor: Tensor) -> Tensor:
@@ -33,7 +42,9 @@ def apply_quantizer_(quantizer: QuantizerBase | None, tensor: Tensor) -> Tensor:
     return apply_quantizer(quantizer, tensor)
 
 
-def quantize_tensors(value: Any, quantizers: dict[str, Any], index: int) -> tuple[Any, int]:
+def quantize_tensors(
+    value: Any, quantizers: dict[str, Any], index: int, apply: Apply = apply_quantizer
+) -> tuple[Any, int]:
     """Quantize the tensors in nested tuples, lists and dicts, in order.
 
     Args:
@@ -41,23 +52,24 @@ def quantize_tensors(value: Any, quantizers: dict[str, Any], index: int) -> tupl
         quantizers: quantizer or None by position, as ``str``; positions beyond them are not
             quantized.
         index: position of the first tensor.
+        apply: quantizes one tensor.
 
     Returns:
         The same structure with quantized tensors, and the position after the last tensor.
     """
     if isinstance(value, Tensor):
-        return apply_quantizer(quantizers.get(str(index)), value), index + 1
+        return apply(quantizers.get(str(index)), value), index + 1
     if isinstance(value, dict):
         items = {}
         for key, item in value.items():
-            items[key], index = quantize_tensors(item, quantizers, index)
+            items[key], index = quantize_tensors(item, quantizers, index, apply)
         if type(value) is dict:
             return items, index
         return type(value)(**items) if hasattr(value, "to_tuple") else type(value)(items), index
     if isinstance(value, (tuple, list)):
         entries = []
         for item in value:
-            quantized, index = quantize_tensors(item, quantizers, index)
+            quantized, index = quantize_tensors(item, quantizers, index, apply)
             entries.append(quantized)
         # Named tuples take their fields one by one, all other sequences take an iterable.
         return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries), index
@@ -82,3 +94,18 @@ class RemovedQuantizers:
 
     def __exit__(self, *_: Any) -> None:
         self.restore()
+
+
+def remove_quantizers(container: Any, keys: Any, all_keys: Iterable[Any]) -> RemovedQuantizers:
+    """Set entries of a module's container of quantizers to None.
+
+    Args:
+        container: a list or dictionary of quantizers.
+        keys: one key, several, or None for ``all_keys``.
+        all_keys: those that there are.
+    """
+    if isinstance(keys, (int, str)):
+        keys = [keys]
+    return RemovedQuantizers(
+        [(container, k, container[k]) for k in (all_keys if keys is None else keys)]
+    )

@@ -19,8 +19,10 @@ from aimet_torch.nn.apply import (
     apply_quantizer,
     apply_quantizer_,
     quantize_tensors,
+    remove_quantizers,
 )
 from aimet_torch.nn.bias_grid import BiasGrid
+from aimet_torch.nn.call import CUSTOM, Call
 from aimet_torch.nn.eager import (
     Activation,
     LastResult,
@@ -28,7 +30,6 @@ from aimet_torch.nn.eager import (
     activate_and_quantize,
     key_of_parameters,
     may_overwrite,
-    runs_eagerly,
 )
 from aimet_torch.nn.kernels import Kernel, run_shadowed, shadow, unshadow
 from aimet_torch.nn.weight_formats import round_weight_to_mxfp4, round_weight_to_nvfp4
@@ -145,54 +146,73 @@ class BaseQuantizationMixin:
             RuntimeError: a quantizer has no range yet.
         """
         modules: Any = self._modules  # type: ignore[attr-defined]
+        call = Call.of(call_site)
         for quantizer in modules["input_quantizers"]._modules.values():
             if quantizer is not None:
-                args, kwargs = self._quantized_inputs(args, kwargs, call_site)
+                args, kwargs = self._quantized_inputs(call, args, kwargs)
                 break
-        cls = type(self)
+        parameters = self._quantized_parameters(None, call)
+        with call.saving(args, kwargs):
+            output, is_quantized = self._compute(call, parameters, args, kwargs, owns_input)
+        if is_quantized:
+            return output
         quantizers = modules["output_quantizers"]._modules
-        eager = runs_eagerly()
-        no_grad = eager and not torch.is_grad_enabled()
-        parameters = self._quantized_parameters(call_site=call_site, no_grad=no_grad)
-        if parameters is None:
-            if cls._activation is not None and eager and not no_grad:
-                activated = activate_and_quantize(self, args, kwargs, call_site)
-                if activated is not None:
-                    return activated
-            if owns_input and eager and may_overwrite(self, args, call_site):
-                return self._activate_(args[0], call_site, no_grad)
-            output = self._parent_forward(*args, **kwargs)
-        elif (kernel := cls._kernel) is not None and "weight" in parameters:
-            output = kernel(self, parameters, *args, **kwargs)
-        else:
-            output = run_shadowed(self, cls._parent_forward, parameters, args, kwargs)
         index = call_site * self.outputs_per_call
-        is_new = eager and cls._returns_new and type(output) is Tensor and "out" not in kwargs
+        is_new = call.eager and self._returns_new and type(output) is Tensor and "out" not in kwargs
         if not is_new or self.__dict__.get("inplace", False):
-            return quantize_tensors(output, quantizers, index)[0] if quantizers else output
+            if not quantizers:
+                return output
+            return quantize_tensors(output, quantizers, index, call.apply)[0]
         if quantizers:
-            apply = apply_quantizer_ if no_grad else apply_quantizer
-            output = apply(quantizers.get(str(index)), output)
+            quantizer = quantizers.get(str(index))
+            if call.savings is not None:
+                made_by = self, parameters, args
+                output = call.savings.quantize_activation(quantizer, output, made_by=made_by)
+            else:
+                output = (apply_quantizer_ if call.no_grad else apply_quantizer)(quantizer, output)
         if self._last_result is not None:
             self._last_result.set(output)
         return output
 
+    def _compute(
+        self,
+        call: Call,
+        parameters: dict[str, Any] | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        owns_input: bool,
+    ) -> tuple[Any, bool]:
+        """Run the original module; return its result and whether that is quantized already."""
+        cls = type(self)
+        if parameters is None:
+            if cls._activation is not None and call.eager and not call.no_grad:
+                activated = activate_and_quantize(self, args, kwargs, call)
+                if activated is not None:
+                    return activated, True
+            if owns_input and call.eager and may_overwrite(self, args, call.site):
+                return self._activate_(call, args[0]), True
+            return self._parent_forward(*args, **kwargs), False
+        if (kernel := cls._kernel) is not None and "weight" in parameters:
+            return kernel(self, parameters, *args, **kwargs), False
+        return run_shadowed(self, cls._parent_forward, parameters, args, kwargs), False
+
     def _quantized_inputs(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], call_site: int
+        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         quantizers: Any = self._modules["input_quantizers"]._modules  # type: ignore[attr-defined]
-        args, index = quantize_tensors(args, quantizers, call_site * self.inputs_per_call)
+        index = call.site * self.inputs_per_call
+        args, index = quantize_tensors(args, quantizers, index, call.apply)
         if kwargs:
-            kwargs, _ = quantize_tensors(kwargs, quantizers, index)
+            kwargs, _ = quantize_tensors(kwargs, quantizers, index, call.apply)
         return args, kwargs
 
-    def _activate_(self, input: Tensor, call_site: int, no_grad: bool) -> Tensor:
+    def _activate_(self, call: Call, input: Tensor) -> Tensor:
         """Clamp ``input`` in place as this activation function does, and quantize it."""
         activation: Any = self._activation
         quantizers: Any = self._modules["output_quantizers"]._modules  # type: ignore[attr-defined]
-        quantizer = quantizers.get(str(call_site * self.outputs_per_call))
-        if not no_grad:
-            return apply_quantizer(quantizer, activation.apply_(self, input))
+        quantizer = quantizers.get(str(call.site * self.outputs_per_call))
+        if not call.no_grad:
+            return call.apply(quantizer, activation.apply_(self, input))
         if quantizer is not None and not (quantizer._forward_hooks or quantizer._forward_pre_hooks):
             output = quantizer.simulate_(input, *activation.bounds(self))
             if output is not None:
@@ -200,12 +220,12 @@ class BaseQuantizationMixin:
         return apply_quantizer_(quantizer, activation.apply_(self, input))
 
     def _quantized_parameters(
-        self, names: Iterable[str] | None = None, call_site: int = 0, no_grad: bool = False
+        self, names: Iterable[str] | None = None, call: Call = CUSTOM
     ) -> dict[str, Any] | None:
         """Return all own parameters, quantized where there is a quantizer; None if nowhere.
 
         Quantizers without a range compute it here, from the parameter. While no gradient is needed
-        (``no_grad``) the result is kept as long as nothing that it depends on changes.
+        (``call.no_grad``) the result is kept as long as nothing that it depends on changes.
         """
         quantizers: Any = self._modules["param_quantizers"]._modules  # type: ignore[attr-defined]
         if not self.bias_grids:
@@ -215,9 +235,9 @@ class BaseQuantizationMixin:
             else:
                 return None
         key = None
-        if no_grad and names is None:
-            key = key_of_parameters(self, quantizers, call_site)
-            known = None if key is None else self._parameter_cache.get(call_site, key)
+        if call.no_grad and names is None:
+            key = key_of_parameters(self, quantizers, call.site)
+            known = None if key is None else self._parameter_cache.get(call.site, key)
             if known is not None:
                 return known
         elif not torch.compiler.is_compiling():
@@ -229,13 +249,16 @@ class BaseQuantizationMixin:
             if parameter is not None and quantizer is not None and name in selected:
                 if quantizer.calibration_issue is None and not quantizer.is_initialized():
                     self._compute_param_encoding(name, parameter, quantizer)
-                parameter = apply_quantizer(quantizer, parameter)
+                if call.savings is not None:
+                    parameter = call.savings.quantize_parameter(quantizer, parameter)
+                else:
+                    parameter = apply_quantizer(quantizer, parameter)
             result[name] = parameter
-        grid = (self.bias_grids or {}).get(call_site)
+        grid = (self.bias_grids or {}).get(call.site)
         if grid is not None and result.get("bias") is not None and quantizers["bias"] is None:
             result["bias"] = grid.round(result["bias"])
         if key is not None:
-            self._parameter_cache.put(call_site, key, result)
+            self._parameter_cache.put(call.site, key, result)
         return result
 
     @contextlib.contextmanager
@@ -379,19 +402,21 @@ class BaseQuantizationMixin:
         self, indices: int | Iterable[int] | None = None
     ) -> RemovedQuantizers:
         """Set input quantizers to None: all, or those at ``indices``."""
-        return _remove(self.input_quantizers, indices, range(len(self.input_quantizers)))
+        return remove_quantizers(self.input_quantizers, indices, range(len(self.input_quantizers)))
 
     def _remove_output_quantizers(
         self, indices: int | Iterable[int] | None = None
     ) -> RemovedQuantizers:
         """Set output quantizers to None: all, or those at ``indices``."""
-        return _remove(self.output_quantizers, indices, range(len(self.output_quantizers)))
+        return remove_quantizers(
+            self.output_quantizers, indices, range(len(self.output_quantizers))
+        )
 
     def _remove_param_quantizers(
         self, keys: str | Iterable[str] | None = None
     ) -> RemovedQuantizers:
         """Set parameter quantizers to None: all, or those called ``keys``."""
-        return _remove(self.param_quantizers, keys, list(self.param_quantizers.keys()))
+        return remove_quantizers(self.param_quantizers, keys, list(self.param_quantizers.keys()))
 
     def _remove_activation_quantizers(self) -> RemovedQuantizers:
         """Set all input and output quantizers to None."""
@@ -442,11 +467,3 @@ def _is_signed_symmetric(quantizer: QuantizerBase) -> TypeGuard[AffineQuantizerB
 def _exported(quantizer: Any, encoding_version: str) -> Any:
     encoding = None if quantizer is None else quantizer.get_encodings()
     return None if encoding is None else encoding.to_qnn_encoding_dict(encoding_version)
-
-
-def _remove(container: Any, keys: Any, all_keys: Iterable[Any]) -> RemovedQuantizers:
-    if isinstance(keys, (int, str)):
-        keys = [keys]
-    return RemovedQuantizers(
-        [(container, k, container[k]) for k in (all_keys if keys is None else keys)]
-    )

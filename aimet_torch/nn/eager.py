@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aimet_torch import ops
+from aimet_torch.nn.call import Call
 from aimet_torch.nn.modules.function_module import FunctionModule
 
 __all__ = [
@@ -29,21 +30,10 @@ __all__ = [
     "key_of_parameters",
     "may_overwrite",
     "returns_new_tensor",
-    "runs_eagerly",
 ]
 
 #: (owner, version, data pointer, dtype) of every tensor; fingerprint of all; other facts.
 Key = tuple[Any, ...]
-
-
-def runs_eagerly() -> bool:
-    """Whether operations run here and now, and nothing but autograd records them."""
-    return not (
-        torch.compiler.is_compiling()  # first: torch.compile then sees nothing of the rest
-        or torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack()  # make_fx, FakeTensorMode, FlopCounterMode
-        or torch._C._functorch.peek_interpreter_stack() is not None  # vmap, grad
-    )
 
 
 def key_of_parameters(module: Any, quantizers: dict[str, Any], call_site: int) -> Key | None:
@@ -191,14 +181,17 @@ def may_overwrite(module: Any, args: tuple[Any, ...], call_site: int) -> bool:
     hooks = torch.nn.modules.module
     if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
         return False
-    if torch.is_grad_enabled() and keeps_result_for_gradient(producer._parent_forward):
+    if torch.is_grad_enabled() and keeps_result_for_gradient(type(producer)._parent_forward):
         return False
     watched = (module, producer, *producer.output_quantizers._modules.values())
     return not any(m._forward_hooks or m._forward_pre_hooks for m in watched if m is not None)
 
 
 def activate_and_quantize(
-    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], call_site: int
+    module: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    call: Call,
 ) -> Tensor | None:
     """Compute an activation function and quantize its result as one operation, for training.
 
@@ -210,21 +203,28 @@ def activate_and_quantize(
         module: a quantized module with an `Activation`.
         args: its inputs, quantized.
         kwargs: likewise.
-        call_site: which of its calls.
+        call: the call.
 
     Returns:
         The result; None where the two must be by themselves: the output is not quantized, a hook of
         the quantizer wants to see its input, or the quantizer cannot do it.
     """
-    quantizer = module.output_quantizers._modules.get(str(call_site * module.outputs_per_call))
-    if quantizer is None or len(args) != 1 or kwargs or module.__dict__.get("inplace", False):
+    quantizer = module.output_quantizers._modules.get(str(call.site * module.outputs_per_call))
+    if quantizer is None or len(args) != 1 or kwargs not in ({}, {"inplace": False}):
+        return None
+    if module.__dict__.get("inplace", False):
         return None
     input = args[0]
     if type(input) is not Tensor or not input.is_floating_point():
         return None
-    if quantizer._forward_hooks or quantizer._forward_pre_hooks:
+    if quantizer._forward_hooks or quantizer._forward_pre_hooks or not quantizer.is_initialized():
         return None
-    output: Tensor | None = quantizer.simulate_clamped(input, *module._activation.bounds(module))
+    bounds = module._activation.bounds(module)
+    if call.savings is not None:
+        output = call.savings.quantize_activation(quantizer, input, bounds)
+    else:
+        found = quantizer.map_of(input, *bounds)
+        output = None if found is None else found[0](input, *found[1])
     if output is not None and module._last_result is not None:
         module._last_result.set(output)
     return output
@@ -279,8 +279,9 @@ class Activation:
         self.bounds = bounds
 
 
+_RELU = Activation(lambda _, x: F.relu_(x), lambda _: (0.0, None))
 _ACTIVATIONS: dict[Any, Activation] = {
-    nn.ReLU.forward: Activation(lambda _, x: F.relu_(x), lambda _: (0.0, None)),
+    nn.ReLU.forward: _RELU,
     nn.Hardtanh.forward: Activation(  # ReLU6 has the same one
         lambda module, x: F.hardtanh_(x, module.min_val, module.max_val),
         lambda module: (module.min_val, module.max_val),
@@ -288,6 +289,9 @@ _ACTIVATIONS: dict[Any, Activation] = {
 }
 
 
-def activation_of(forward: Callable[..., Any]) -> Activation | None:
-    """The clamping activation function that ``forward`` computes, None if it is none."""
+def activation_of(cls: type, forward: Callable[..., Any]) -> Activation | None:
+    """The clamping activation function that ``forward`` of ``cls`` computes, None if it is none."""
+    if forward is FunctionModule.forward:
+        is_relu = getattr(cls, "function", None) in (F.relu, torch.relu, Tensor.relu)
+        return _RELU if is_relu else None
     return _ACTIVATIONS.get(forward)

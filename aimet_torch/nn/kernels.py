@@ -16,10 +16,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["kernel_of", "run_shadowed", "shadow", "unshadow"]
+__all__ = ["kernel_of", "repeatable", "run_shadowed", "shadow", "unshadow"]
 
 Parameters = Mapping[str, Any]  # tensors by name; None for a parameter that is absent
 Kernel = Callable[..., Tensor]
+Repetition = tuple[Callable[..., Tensor], tuple[Any, ...]]
 
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -65,7 +66,6 @@ def _batch_norm(module: Any, parameters: Parameters, input: Tensor) -> Tensor:
         module.num_batches_tracked.add_(1)
         if module.momentum is None:  # cumulative average
             momentum = 1.0 / float(module.num_batches_tracked)
-    has_statistics = module.running_mean is not None or module.running_var is not None
     uses_buffers = is_updating or not module.training
     return F.batch_norm(
         input,
@@ -73,10 +73,26 @@ def _batch_norm(module: Any, parameters: Parameters, input: Tensor) -> Tensor:
         module.running_var if uses_buffers else None,
         parameters["weight"],
         parameters["bias"],
-        module.training or not has_statistics,
+        _uses_batch_statistics(module),
         momentum,
         module.eps,
     )
+
+
+def _uses_batch_statistics(module: Any) -> bool:
+    has_statistics = module.running_mean is not None or module.running_var is not None
+    return bool(module.training) or not has_statistics
+
+
+def _batch_norm_again(module: Any, parameters: Parameters) -> Repetition:
+    is_training, eps = _uses_batch_statistics(module), module.eps
+
+    def function(input: Tensor, weight: Any, bias: Any, mean: Any, variance: Any) -> Tensor:
+        return F.batch_norm(input, mean, variance, weight, bias, is_training, 0.0, eps)
+
+    # With the statistics of a batch the running ones do not matter, and must not be updated again.
+    mean, variance = (None, None) if is_training else (module.running_mean, module.running_var)
+    return function, (parameters["weight"], parameters["bias"], mean, variance)
 
 
 def _layer_norm(module: Any, parameters: Parameters, input: Tensor) -> Tensor:
@@ -131,6 +147,26 @@ _KERNELS: dict[Any, Kernel] = {
 def kernel_of(forward: Callable[..., Any]) -> Kernel | None:
     """Return the kernel that computes the same as ``forward``, None if there is none."""
     return _KERNELS.get(forward)
+
+
+# Results that are cheaper to compute once more than to keep, without side effects.
+_REPEATABLE: dict[Any, Callable[[Any, Parameters], Repetition]] = {
+    nn.BatchNorm2d.forward: _batch_norm_again,
+}
+
+
+def repeatable(module: Any, parameters: Parameters | None) -> Repetition | None:
+    """How the result of ``module`` can be computed once more, if that is cheap.
+
+    Args:
+        module: a quantized module.
+        parameters: its quantized parameters; None if they are its own.
+
+    Returns:
+        A function and what it takes after the module's input; None where keeping is better.
+    """
+    found = _REPEATABLE.get(type(module)._parent_forward)
+    return None if found is None else found(module, parameters or module._parameters)
 
 
 def shadow(module: nn.Module, parameters: Parameters) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class QuantizationMixin(BaseQuantizationMixin):
         cls._parent_forward = vars(parent)["forward"]
         cls._kernel = kernel_of(cls._parent_forward)
         cls._returns_new = returns_new_tensor(cls, cls._parent_forward)
-        cls._activation = activation_of(cls._parent_forward)
+        cls._activation = activation_of(cls, cls._parent_forward)
         own = lineage[: lineage.index(QuantizationMixin)]
         writers = [c for c in own if "forward" in vars(c)]
         if all(vars(c)["forward"] is BaseQuantizationMixin._quantized_forward for c in writers):

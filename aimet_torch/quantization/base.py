@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, StatisticsNotFoundError
 
-__all__ = ["EncodingBase", "QuantizerBase", "is_captured", "is_tracing", "plain_tensor"]
+__all__ = [
+    "EncodingBase",
+    "QuantizerBase",
+    "is_captured",
+    "is_tracing",
+    "plain_tensor",
+    "unknown_state",
+]
 
 Self = TypeVar("Self", bound="EncodingBase")
 
@@ -30,6 +37,16 @@ def is_captured() -> bool:
         or is_tracing()
         or bool(torch._C._len_torch_dispatch_stack())  # make_fx, FakeTensorMode, FlopCounterMode
     )
+
+
+def unknown_state(state: Any, version: int) -> list[str]:
+    """Why a state dict's ``_extra_state`` cannot be read, one line; none where there is none."""
+    if not isinstance(state, Tensor) or not state.numel():
+        return []
+    found = int(state.flatten()[0])
+    if found == version:
+        return ["belongs to a quantizer of another kind"]
+    return [f"is of version {found}, which is not known"]
 
 
 def plain_tensor(tensor: Tensor) -> Tensor:
@@ -263,6 +280,10 @@ class QuantizerBase(nn.Module):
         self.allow_overwrite(False)
         self.requires_grad_(False)
 
+    def misfits(self, state: Any) -> list[str]:
+        """How the number format of a state dict's ``_extra_state`` differs, one line each."""
+        return []
+
     # -- the map --------------------------------------------------------------------------------
 
     def get_encodings(self) -> EncodingBase | None:
@@ -297,18 +318,20 @@ class QuantizerBase(nn.Module):
         """
         return None
 
-    def simulate_clamped(
-        self, input: Tensor, clamp_min: float | None, clamp_max: float | None
-    ) -> Tensor | None:
-        """An activation function that clamps, then `simulate`; backward keeps less than for both.
+    def map_of(
+        self, input: Tensor, clamp_min: float | None = None, clamp_max: float | None = None
+    ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]] | None:
+        """What `simulate` does with ``input``, as something that can be done once more.
 
         Args:
             input: a plain floating-point tensor; stays as it is.
-            clamp_min: lower bound of the activation function.
+            clamp_min: lower bound of an activation function to apply first.
             clamp_max: upper bound.
 
         Returns:
-            The result; None where the quantizer has no way to do it.
+            A function and the tensors that it takes after ``input``, which carry the gradients of
+            what is learned. It gives the same bits later, whatever has become of the quantizer.
+            None where there is no such function.
         """
         return None
 

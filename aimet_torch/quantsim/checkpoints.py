@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantization.base import QuantizerBase
 
 __all__ = ["check_before_loading", "differences"]
@@ -47,10 +46,11 @@ def differences(model: nn.Module, state_dict: Mapping[str, Any], strict: bool = 
     settled: set[str] = set()  # quantizers whose difference says why their keys differ
     for name, quantizer in quantizers.items():
         prefix = f"{name}." if name else ""
-        if not any(key.startswith(prefix) for key in state_dict):
+        has_tensors = any(k.startswith(prefix) and not k.endswith(_EXTRA) for k in own)
+        if has_tensors and not any(key.startswith(prefix) for key in state_dict):
             found.append(f"{name}: the model has this quantizer, the checkpoint has not")
             settled.add(prefix)
-        elif isinstance(quantizer, AffineQuantizerBase) and quantizer.is_overwrite_allowed():
+        elif quantizer.is_overwrite_allowed() or not quantizer._range_names:
             others = quantizer.misfits(state_dict.get(prefix + _EXTRA))
             found += [f"{name}: {text}" for text in others]
             if others:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aimet_torch import ops
 from aimet_torch.quantization.affine.encoding import AffineEncoding
 from aimet_torch.quantization.affine.ranges import METHODS, MIN_MAX, RangeParametrization
-from aimet_torch.quantization.base import QuantizerBase, plain_tensor
+from aimet_torch.quantization.base import QuantizerBase, plain_tensor, unknown_state
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, MinMaxEncodingAnalyzer
 from aimet_torch.quantization.grid import (
     bind_grid_arguments,
@@ -384,8 +384,7 @@ class AffineQuantizerBase(QuantizerBase):
     def misfits(self, state: Any) -> list[str]:
         """How the grid of a state dict's entry differs from this one, one line each."""
         if not _is_extra_state(state):
-            version = state.tolist()[0] if isinstance(state, Tensor) and state.numel() else None
-            return [] if version is None else [f"is of version {version}, which is not known"]
+            return unknown_state(state, _STATE_VERSION)
         _, qmin, qmax, method, symmetric = state.tolist()[:5]
         pairs = [
             ("bits", bitwidth_of(qmin, qmax), self.bitwidth),

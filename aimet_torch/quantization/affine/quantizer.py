@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -32,11 +33,14 @@ class QuantizeDequantize(AffineQuantizerBase):
     """
 
     _is_plain = True
+    _has_plain_map: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        parts = ("simulate", "_map", "_ready", "_grid_of", "_scale_and_offset", "is_initialized")
-        cls._is_plain = all(getattr(cls, p) is getattr(QuantizeDequantize, p) for p in parts)
+        of_map = ("simulate", "_map", "_ready")
+        of_grid = ("_grid_of", "_scale_and_offset", "is_initialized")
+        cls._has_plain_map = _inherits(cls, of_map)
+        cls._is_plain = _inherits(cls, of_map + of_grid)
 
     def simulate(self, input: Tensor) -> Tensor:
         """Quantize-dequantize a plain tensor; see `QuantizerBase.simulate`."""
@@ -46,42 +50,45 @@ class QuantizeDequantize(AffineQuantizerBase):
         self, input: Tensor, clamp_min: float | None = None, clamp_max: float | None = None
     ) -> Tensor | None:
         """Quantize-dequantize in place; see `QuantizerBase.simulate_`."""
-        if not self._is_one_pass(input) or self.block_size is not None:
+        is_possible = self._is_plain and self._initialized and input.is_cpu
+        if not is_possible or self._calibrating or self.zero_point_shift or self.block_size:
             return None
-        parameters: Any = self._parameters
-        ops.quantize_dequantize_by_range_(
-            input,
-            parameters["min"],
-            parameters["max"],
-            self.qmin,
-            self.qmax,
-            self.symmetric,
-            clamp_min,
-            clamp_max,
-        )
+        if self.parametrization is MIN_MAX:
+            parameters: Any = self._parameters
+            low, high, symmetric = parameters["min"], parameters["max"], self.symmetric
+            ops.quantize_dequantize_by_range_(
+                input, low, high, self.qmin, self.qmax, symmetric, clamp_min, clamp_max
+            )
+            return input
+        scale, offset = self._scale_and_offset(input)
+        if self.parametrization.clips:
+            if (clamp_min, clamp_max) != (None, None):
+                input.clamp_(clamp_min, clamp_max)
+            clamp_min = clamp_max = None
+            input, scale = self.parametrization.clipped(self, input, scale, offset)
+        ops.quantize_dequantize_(input, scale, offset, self.qmin, self.qmax, clamp_min, clamp_max)
         return input
 
-    def simulate_clamped(
-        self, input: Tensor, clamp_min: float | None, clamp_max: float | None
-    ) -> Tensor | None:
-        """Clamp and quantize-dequantize; see `QuantizerBase.simulate_clamped`."""
-        if not self._is_one_pass(input):
+    def map_of(
+        self, input: Tensor, clamp_min: float | None = None, clamp_max: float | None = None
+    ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]] | None:
+        """Quantize-dequantize with the scale of now; see `QuantizerBase.map_of`."""
+        if not self._has_plain_map or self.zero_point_shift or self.parametrization.clips:
             return None
-        scale, offset = self._scale_and_offset()
-        return ops.clamp_quantize_dequantize(
-            input, clamp_min, clamp_max, scale, offset, self.qmin, self.qmax, self.block_size
-        )
+        is_clamped = (clamp_min, clamp_max) != (None, None)
+        if self._calibrating or (
+            is_clamped and not input.is_cpu
+        ):  # elsewhere it is several kernels
+            return None
+        grid = self.qmin, self.qmax, self.block_size
+        scale, offset = self._scale_and_offset(input)
+        if not is_clamped:
+            return lambda x, s, o: ops.quantize_dequantize(x, s, o, *grid), (scale, offset)
 
-    def _is_one_pass(self, input: Tensor) -> bool:
-        """Whether this quantizer is one of the operators that do more than quantize."""
-        return (
-            self._is_plain
-            and self._initialized
-            and not self._calibrating
-            and not self.zero_point_shift
-            and self.parametrization is MIN_MAX
-            and input.is_cpu  # elsewhere they are several kernels
-        )
+        def function(x: Tensor, s: Tensor, o: Tensor) -> Tensor:
+            return ops.clamp_quantize_dequantize(x, clamp_min, clamp_max, s, o, *grid)
+
+        return function, (scale, offset)
 
     def _map(self, input: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
         grid = self.qmin, self.qmax, self.block_size
@@ -112,6 +119,11 @@ class QuantizeDequantize(AffineQuantizerBase):
         else:
             output = self._map(input, encoding.scale, encoding.offset)
         return output if is_captured() else DequantizedTensor.attach(output, encoding)
+
+
+def _inherits(cls: type, names: tuple[str, ...]) -> bool:
+    """Whether ``cls`` has these of `QuantizeDequantize`, with nothing changed."""
+    return all(getattr(cls, name) is getattr(QuantizeDequantize, name) for name in names)
 
 
 class Quantize(AffineQuantizerBase):

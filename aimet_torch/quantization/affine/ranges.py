@@ -107,11 +107,13 @@ class RangeParametrization:
         method: name, as in `aimet_torch.qat.learn_ranges`.
         learned: names of the parameters that a quantizer has with it.
         constant: names of the buffers.
+        clips: whether `clipped` does anything.
     """
 
     method: str
     learned: tuple[str, ...]
     constant: tuple[str, ...] = ()
+    clips = False
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
@@ -348,6 +350,7 @@ class PactRange(_ScaleRange):
     method = "pact"
     learned = ("alpha",)
     constant = ("offset",)
+    clips = True
 
     def obstacle(self, quantizer: Any) -> str | None:
         """See `RangeParametrization.obstacle`."""

@@ -5,6 +5,7 @@ Formulas: docs/number_formats.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from aimet_torch import ops
 from aimet_torch.common.defs import Float
-from aimet_torch.quantization.base import EncodingBase, QuantizerBase, is_captured, plain_tensor
+from aimet_torch.quantization.base import EncodingBase, is_captured, plain_tensor
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, MinMaxEncodingAnalyzer
+from aimet_torch.quantization.float.base import FloatQuantizerBase
 from aimet_torch.quantization.float.format import largest, round_to_format
 from aimet_torch.quantization.tensor import DequantizedTensor
 
@@ -27,6 +29,8 @@ _ELEMENTS: dict[str, Float] = {
     "float4e2m1": Float(2, 1, finite=True),
 }
 _NVFP4 = "float4e2m1"
+#: Element formats by the number that state dicts have for them: only ever add to the end.
+_NUMBERED = ["int8", *_ELEMENTS]
 
 
 class MicroscalingEncoding(EncodingBase):
@@ -154,7 +158,7 @@ class MicroscalingEncoding(EncodingBase):
         )
 
 
-class MXQuantizeDequantize(QuantizerBase):
+class MXQuantizeDequantize(FloatQuantizerBase):
     """Round to an OCP Microscaling (MX) format and back; scales follow from each tensor.
 
     Nothing is calibrated. Gradients are straight-through, 0 where values saturate.
@@ -196,6 +200,15 @@ class MXQuantizeDequantize(QuantizerBase):
             return input
         return self.get_encodings().quantize_dequantize(input)
 
+    def map_of(
+        self, input: Tensor, clamp_min: float | None = None, clamp_max: float | None = None
+    ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]] | None:
+        """Rounding as it is now; see `QuantizerBase.map_of`."""
+        is_own = type(self).simulate is MXQuantizeDequantize.simulate
+        if not is_own or self._calibrating or (clamp_min, clamp_max) != (None, None):
+            return None
+        return self.get_encodings().quantize_dequantize, ()
+
     def _passes(self, input: Tensor) -> bool:
         """Observe ``input`` while calibrating; whether it shall pass unchanged."""
         if not input.is_floating_point():
@@ -229,6 +242,14 @@ class MXQuantizeDequantize(QuantizerBase):
             if is_captured()
             else DequantizedTensor.attach(output, encoding.with_scale(scale))
         )
+
+    def _format_numbers(self) -> dict[str, int]:
+        element = _NUMBERED.index(self.element)
+        return {"element format": element, "axis": self.axis, "block size": self.block_length}
+
+    def _set_format_numbers(self, numbers: list[int]) -> None:
+        element, self.axis, self.block_length = numbers
+        self.element = _NUMBERED[element]
 
     def extra_repr(self) -> str:
         """Show the format."""
@@ -273,11 +294,6 @@ class NVFP4QuantizeDequantize(MXQuantizeDequantize):
     def set_maxval(self, maxval: Tensor | float) -> None:
         """Set the largest magnitude."""
         self.maxval.copy_(torch.as_tensor(maxval))
-        self._initialized = False
-        self.is_initialized()
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
         self._initialized = False
         self.is_initialized()
 

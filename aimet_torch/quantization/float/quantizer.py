@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from aimet_torch.common.defs import Float
-from aimet_torch.quantization.base import QuantizerBase, is_captured, plain_tensor
+from aimet_torch.quantization.base import is_captured, plain_tensor
 from aimet_torch.quantization.encoding_analyzer import EncodingAnalyzer, MinMaxEncodingAnalyzer
+from aimet_torch.quantization.float.base import FloatQuantizerBase
 from aimet_torch.quantization.float.encoding import FloatEncoding
 from aimet_torch.quantization.float.format import (
     format_of_dtype,
@@ -23,7 +23,7 @@ from aimet_torch.quantization.tensor import DequantizedTensor
 __all__ = ["FloatQuantizeDequantize", "QuantizeDequantize"]
 
 
-class FloatQuantizeDequantize(QuantizerBase):
+class FloatQuantizeDequantize(FloatQuantizerBase):
     """Round to a floating-point format and back.
 
     Formats of 16 bits are used as they are. Smaller ones are scaled so that the largest observed
@@ -120,9 +120,8 @@ class FloatQuantizeDequantize(QuantizerBase):
 
     def _set_format(self, exponent_bits: int, mantissa_bits: int) -> None:
         old = self.format
-        self.format = Float(exponent_bits, mantissa_bits, old.finite, old.unsigned_zero)
-        if self.encoding_analyzer is None:
-            self.maxval.fill_(largest(self.format))
+        flags = int(old.finite), int(old.unsigned_zero)
+        self._set_format_numbers([exponent_bits, mantissa_bits, *flags])
 
     @property
     def bitwidth(self) -> int:
@@ -230,6 +229,21 @@ class FloatQuantizeDequantize(QuantizerBase):
         scale = self._scale(self.maxval)
         return quantize_dequantize(input, self.format, scale, self.block_size)
 
+    def map_of(
+        self, input: Tensor, clamp_min: float | None = None, clamp_max: float | None = None
+    ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]] | None:
+        """Rounding with the scale of now; see `QuantizerBase.map_of`."""
+        is_own = type(self).simulate is FloatQuantizeDequantize.simulate
+        if not is_own or self._calibrating or (clamp_min, clamp_max) != (None, None):
+            return None
+        format = self.format
+        if self.encoding_analyzer is None and not self.shape:
+            return lambda x, s: quantize_dequantize(x, format, s), (self._unit,)
+        block_size = self.block_size
+        return lambda x, s: quantize_dequantize(x, format, s, block_size), (
+            self._scale(self.maxval),
+        )
+
     def forward(self, input: Tensor) -> Tensor:
         """Round ``input`` to the format.
 
@@ -254,16 +268,22 @@ class FloatQuantizeDequantize(QuantizerBase):
             return output
         return DequantizedTensor.attach(output, self.get_encodings())
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        state_dict = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-        state_dict.pop(prefix + "_extra_state", None)
-        if not self.is_overwrite_allowed() and prefix + "maxval" in state_dict:
-            state_dict[prefix + "maxval"] = self.maxval
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._initialized = False
-        self.is_initialized()
+    # -- state ----------------------------------------------------------------------------------
+
+    def _format_numbers(self) -> dict[str, int]:
+        format = self.format
+        return {
+            "exponent bits": format.exponent_bits,
+            "mantissa bits": format.mantissa_bits,
+            "finite =": int(format.finite),
+            "unsigned_zero =": int(format.unsigned_zero),
+        }
+
+    def _set_format_numbers(self, numbers: list[int]) -> None:
+        exponent_bits, mantissa_bits, finite, unsigned_zero = numbers
+        self.format = Float(exponent_bits, mantissa_bits, bool(finite), bool(unsigned_zero))
+        if self.encoding_analyzer is None:
+            self.maxval.fill_(largest(self.format))
 
     def extra_repr(self) -> str:
         """Show shape and format."""

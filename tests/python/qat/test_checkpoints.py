@@ -10,6 +10,11 @@ import torch
 from torch import nn
 
 from aimet_torch.qat import learn_ranges, parameter_groups
+from aimet_torch.quantization.float import (
+    FloatQuantizeDequantize,
+    MXQuantizeDequantize,
+    NVFP4QuantizeDequantize,
+)
 from aimet_torch.quantsim import QuantizationSimModel
 
 
@@ -174,3 +179,78 @@ def test_resuming_gives_the_same_losses_to_the_bit(method, stop):
     got += train(other, optimizer, x, 7 - stop)
     assert got == want
     assert want[-1] != want[0]
+
+
+FLOATS = {
+    "bfloat16": lambda: FloatQuantizeDequantize(dtype=torch.bfloat16),
+    "float8": lambda: FloatQuantizeDequantize(4, 3, finite=True),
+    "mx": lambda: MXQuantizeDequantize("float4e2m1", axis=1, block_size=16),
+    "nvfp4": lambda: NVFP4QuantizeDequantize(axis=1),
+}
+
+
+def simulation_in_floats(kind, seed=0):
+    sim, x = simulation(seed=seed)
+    for module in (sim.model[0], sim.model[5]):
+        module.param_quantizers["weight"] = FLOATS[kind]()
+        module.compute_param_encodings()
+    return sim, x
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_floating_point_formats(kind):
+    sim, x = simulation_in_floats(kind)
+    other, _ = simulation_in_floats(kind, seed=1)
+    quantizer = sim.model[5].param_quantizers["weight"]
+    if quantizer._range_names:
+        quantizer.freeze()
+    other.model.load_state_dict(through_a_file(sim.model.state_dict()), strict=True)
+    assert torch.equal(other.model(x), sim.model(x))
+    assert same(other.model.state_dict(), sim.model.state_dict())
+    loaded = other.model[5].param_quantizers["weight"]
+    assert loaded.is_overwrite_allowed() == quantizer.is_overwrite_allowed()
+    before = {k: v for k, v in sim.model.state_dict().items() if not k.endswith("_extra_state")}
+    other.model.load_state_dict(before)  # of AIMET
+    assert torch.equal(other.model(x), sim.model(x))
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "message"),
+    [
+        ("float8", "e5m2", "0.param_quantizers.weight: has exponent bits 5, the model 4"),
+        ("bfloat16", "float16", "0.param_quantizers.weight: has exponent bits 5, the model 8"),
+        ("mx", "mx8", "0.param_quantizers.weight: has block size 32, the model 16"),
+        ("mx", "integers", "0.param_quantizers.weight: belongs to a quantizer of another kind"),
+        ("integers", "mx", "0.param_quantizers.weight: belongs to a quantizer of another kind"),
+    ],
+)
+def test_other_floating_point_formats_are_refused(mine, theirs, message):
+    def build(kind):
+        if kind == "integers":
+            return simulation()[0]
+        quantizer = {
+            "e5m2": lambda: FloatQuantizeDequantize(5, 2),
+            "float16": lambda: FloatQuantizeDequantize(dtype=torch.float16),
+            "mx8": lambda: MXQuantizeDequantize("float4e2m1", axis=1),
+        }.get(kind, FLOATS.get(kind))
+        sim, _ = simulation()
+        sim.model[0].param_quantizers["weight"] = quantizer()
+        sim.model[0].compute_param_encodings()
+        return sim
+
+    sim = build(mine)
+    before = copy.deepcopy(sim.model.state_dict())
+    with pytest.raises(RuntimeError, match=message):
+        sim.model.load_state_dict(build(theirs).model.state_dict())
+    assert same(before, sim.model.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["float8", "mx"])
+def test_a_quantizer_by_itself_takes_over_the_format(kind):
+    x = torch.randn(4, 32)
+    quantizer = FLOATS[kind]()
+    with quantizer.compute_encodings():
+        quantizer(x)
+    other = FloatQuantizeDequantize(3, 2) if kind == "float8" else MXQuantizeDequantize("int8")
+    other.load_state_dict(quantizer.state_dict())
+    assert torch.equal(other(x), quantizer(x))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from aimet_torch import ops
 from aimet_torch.qat import learn_ranges, parameter_groups
 from aimet_torch.quantization.affine import GroupedBlockQuantizeDequantize, QuantizeDequantize
 from aimet_torch.quantization.affine.ranges import (
@@ -312,6 +313,64 @@ def test_learn_ranges_of_a_simulation_keeps_its_numbers_and_trains(method):
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert all(p.grad is not None for p in sim.quantizer_parameters())
+
+
+@pytest.mark.parametrize("method", [None, *METHODS])
+def test_a_nan_leaves_every_range_as_it_was(method):
+    """One bad batch and a step of the optimizer do not take a quantizer's range away."""
+    sim, x = simulation()
+    if method is not None:
+        learn_ranges(sim, method)
+    before = copy.deepcopy(sim.quantizer_state_dict())
+    optimizer = torch.optim.SGD([p for p in sim.quantizer_parameters() if p.requires_grad], lr=0.1)
+    x = x.clone()
+    x[0, 0, 0, 0] = torch.nan
+    sim.model(x).sum().backward()
+    optimizer.step()
+    for name, tensor in sim.quantizer_state_dict().items():
+        assert tensor.isfinite().all(), name
+    optimizer.zero_grad()
+    sim.model(x.nan_to_num(0.0)).sum().backward()
+    optimizer.step()
+    after = sim.quantizer_state_dict()
+    assert any(not torch.equal(after[name], before[name]) for name in after)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_results_are_quantized_in_place_without_gradients(method, monkeypatch):
+    sim, x = simulation()
+    learn_ranges(sim, method)
+    want = sim.model(x).detach()  # with gradients: every step by itself
+    calls = []
+    original = ops.quantize_dequantize_
+
+    def counted(input, *args):
+        calls.append(args[-2:])
+        original(input, *args)
+
+    monkeypatch.setattr(ops, "quantize_dequantize_", counted)
+    with torch.no_grad():
+        assert torch.equal(sim.model(x), want)
+    assert calls == [(None, None) if method == "pact" else (0.0, None), (None, None)]
+
+
+@pytest.mark.parametrize("method", ["min_max", "lsq", "lsq+", "tqt"])
+def test_activation_functions_and_quantizers_train_as_one_operation(method, monkeypatch):
+    sim, x = simulation()
+    learn_ranges(sim, method)
+    apart = copy.deepcopy(sim.model)
+    apart[2].output_quantizers[0].register_forward_pre_hook(lambda *_: None)
+    calls = []
+    original = ops.clamp_quantize_dequantize
+    monkeypatch.setattr(
+        ops, "clamp_quantize_dequantize", lambda *args: calls.append(args) or original(*args)
+    )
+    sim.model(x).square().sum().backward()
+    assert len(calls) == 1
+    apart(x).square().sum().backward()
+    for ours, theirs in zip(sim.model.parameters(), apart.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
 
 
 def test_export_of_learned_ranges(tmp_path):

@@ -40,7 +40,7 @@ def test_values_and_encoding(x, element, axis):
     limit = {"float8e4m3fn": 448, "float8e5m2": 57344, "float6e3m2": 28}.get(element, 7.5)
     assert quantized.abs().max() <= limit
     assert quantizer.is_initialized()
-    assert quantizer.state_dict() == {}
+    assert list(quantizer.state_dict()) == ["_extra_state"]  # its format
 
 
 def test_nvfp4_is_calibrated_and_loaded(x):
