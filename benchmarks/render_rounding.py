@@ -37,14 +37,13 @@ def _mobilenet(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         cells = [_setting(row)]
-        for method, seconds in (("nearest", None), ("adaround", "seconds"), ("blocks", None)):
-            if method not in row:
+        for method in ("nearest", "adaround", "blocks"):
+            found = row.get(method)
+            if found is None:
                 cells.append("-")
                 continue
-            found = row[method]
             text = f"{found['agreement_percent']:.1f} %, {found['sqnr_db']:.1f} dB"
-            time = row.get(seconds or f"{method}_seconds")
-            cells.append(text if time is None else f"{text}, {time:.0f} s")
+            cells.append(text + _time(found))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -64,7 +63,8 @@ def _fashion(report: dict[str, Any]) -> str:
     lines += [
         "",
         f"Mean over {row['seeds']} choices of 1,024 calibration images (range in brackets), and the"
-        " seconds of the job; weights per channel, aimet-torch with 1,000 iterations a layer.",
+        " processor seconds of the job; weights per channel, aimet-torch with 1,000 iterations a"
+        " layer.",
     ]
     return "\n".join(lines)
 
@@ -74,8 +74,11 @@ def _cell(found: dict[str, Any] | None) -> str:
         return "-"
     low, high = found["range"]
     spread = f" [{low:.2f}, {high:.2f}]" if high > low else ""
-    time = f", {found['seconds']:.0f} s" if "seconds" in found else ""
-    return f"{found['top1_percent']:.2f}{spread}{time}"
+    return f"{found['top1_percent']:.2f}{spread}{_time(found)}"
+
+
+def _time(found: dict[str, Any]) -> str:
+    return f", {found['cpu_seconds']:.0f} s" if "cpu_seconds" in found else ""
 
 
 def _resnet(row: dict[str, Any]) -> str:
@@ -88,7 +91,8 @@ def _resnet(row: dict[str, Any]) -> str:
             found = row[method]
             steps = f", {found['iterations']} iterations" if "iterations" in found else ""
             lines.append(
-                f"| {_METHODS[method]}{steps} | {found['seconds']:.1f} s |"
+                f"| {_METHODS[method]}{steps} | {found['seconds']:.1f} s,"
+                f" {found['cpu_seconds']:.1f} s of a processor |"
                 f" {100 * found['mean_layer_error']:.2f} % |"
             )
     return "\n".join(lines)

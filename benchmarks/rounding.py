@@ -15,7 +15,6 @@ import json
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.ptq import BlockReconstructionParameters, apply_block_reconstruction
 from benchmarks import fashion_mnist
 from benchmarks.rivals import Rival, RivalUnavailableError
-from benchmarks.rounding_jobs import CALIBRATION_IMAGES, folded_fashion, rounded, simulate
+from benchmarks.rounding_jobs import CALIBRATION_IMAGES, Clock, folded_fashion, rounded, simulate
 from benchmarks.subjects import make_subject
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
@@ -39,7 +38,9 @@ Measure = Callable[[nn.Module], dict[str, float]]
 FASHION_ITERATIONS = 1000
 RESNET_ITERATIONS = 20
 #: Steps of block reconstruction, batches of 64 images of Fashion-MNIST or 8 photographs.
-BLOCK_STEPS = {"fashion": 1000, "mobilenet_v2": 200}
+BLOCK_STEPS = {"fashion": 300, "mobilenet_v2": 300}
+#: Steps for the scales and biases of the whole network behind it.
+NETWORK_STEPS = {"fashion": 0, "mobilenet_v2": 100}
 
 
 def _outputs(model: nn.Module, batches: list[Tensor]) -> Tensor:
@@ -71,9 +72,9 @@ def reconstructed(
     steps: int,
     seed: int = 0,
     **options: Any,
-) -> tuple[nn.Module, float]:
+) -> tuple[nn.Module, Clock]:
     """A simulation after block reconstruction, with QDrop where activations are quantized."""
-    start = time.perf_counter()
+    clock = Clock()
     sim = QuantizationSimModel(model, batches[0][:1], default_param_bw=bits, quant_scheme="mse")
     if not activations:
         for module in sim.qmodules():
@@ -88,7 +89,7 @@ def reconstructed(
     )
     with tempfile.TemporaryDirectory() as folder:
         apply_block_reconstruction(sim, parameters, folder, "model")
-    return sim.model, time.perf_counter() - start
+    return sim.model, clock.stop()
 
 
 # -- MobileNetV2 -----------------------------------------------------------------------------------
@@ -114,14 +115,19 @@ def mobilenet_rows() -> list[dict[str, Any]]:
         row: dict[str, Any] = {"weight_bits": bits, "activation_bits": 8 if activations else 32}
         row["nearest"] = measure(simulate(model, calibration, bits, None, activations))
         with tempfile.TemporaryDirectory() as folder:
-            result, seconds = rounded(model, calibration, bits, None, folder)
+            result, clock = rounded(model, calibration, bits, None, folder)
             path = Path(folder) / "model.encodings"
-            row["seconds"] = round(seconds, 1)
-            row["adaround"] = measure(simulate(result, calibration, bits, path, activations))
-        result, seconds = reconstructed(
-            model, calibration, bits, activations, BLOCK_STEPS["mobilenet_v2"]
+            found = measure(simulate(result, calibration, bits, path, activations))
+            row["adaround"] = found | _times([clock.times()])
+        result, clock = reconstructed(
+            model,
+            calibration,
+            bits,
+            activations,
+            BLOCK_STEPS["mobilenet_v2"],
+            network_iterations=NETWORK_STEPS["mobilenet_v2"],
         )
-        row |= {"blocks": measure(result), "blocks_seconds": round(seconds, 1)}
+        row["blocks"] = measure(result) | _times([clock.times()])
         rows.append(row)
         print("mobilenet_v2", json.dumps(row), flush=True)
     return rows
@@ -145,7 +151,7 @@ def fashion_rows(name: str, seeds: int, rival: Rival | None) -> list[dict[str, A
                 fashion_mnist.accuracy(simulate(model, batches, bits, None, activations))
                 for activations in (False, True)
             ]
-            found["nearest"].append([0.0, *nearest])
+            found["nearest"].append([0.0, 0.0, *nearest])
             job = {"network": name, "bits": bits, "seed": seed}
             ours = make_subject("fashion_adaround", {**job, "iterations": None}).results()
             found["adaround"].append(ours[0].tolist())
@@ -154,21 +160,26 @@ def fashion_rows(name: str, seeds: int, rival: Rival | None) -> list[dict[str, A
                 for activations in (False, True)
             ]
             found["blocks"].append(
-                [joint[1][1], *(fashion_mnist.accuracy(result) for result, _ in joint)]
+                [*joint[1][1].times(), *(fashion_mnist.accuracy(result) for result, _ in joint)]
             )
             if rival is not None:
                 remote = rival.load("fashion_adaround", {**job, "iterations": FASHION_ITERATIONS})
                 found["aimet_torch_adaround"].append(remote.results()[0].tolist())
-        for column, activations in ((1, False), (2, True)):
+        for column, activations in ((2, False), (3, True)):
             row: dict[str, Any] = {"weight_bits": bits, "activation_bits": 8 if activations else 32}
             row |= {"fp32_percent": fp32, "seeds": seeds}
             for method, runs in found.items():
                 row[method] = _over_seeds([run[column] for run in runs])
                 if method != "nearest":
-                    row[method]["seconds"] = round(sum(run[0] for run in runs) / seeds, 1)
+                    row[method] |= _times([(run[0], run[1]) for run in runs])
             rows.append(row)
             print(f"fashion_{name}", json.dumps(row), flush=True)
     return rows
+
+
+def _times(runs: list[tuple[float, float]]) -> dict[str, float]:
+    means = [round(sum(times) / len(runs), 1) for times in zip(*runs, strict=True)]
+    return {"seconds": means[0], "cpu_seconds": means[1]}
 
 
 def _over_seeds(values: list[float]) -> dict[str, Any]:
@@ -192,9 +203,9 @@ def resnet18_rows(rival: Rival | None) -> list[dict[str, Any]]:
         else:
             assert rival is not None
             results = rival.load("resnet18_adaround", job).results()
-        seconds, *errors = results[0].tolist()
+        seconds, cpu_seconds, *errors = results[0].tolist()
         row[method] = {
-            "seconds": round(seconds, 1),
+            **_times([(seconds, cpu_seconds)]),
             "mean_layer_error": round(sum(errors) / len(errors), 5),
             "layer_errors": [round(error, 5) for error in errors],
         }

@@ -39,7 +39,7 @@ __all__ = [
 #: How far from their code, in steps, soft weights start: on the side of the target, and much less
 #: than half a step. Codes of error feedback are good together and not one by one: half way to the
 #: target the error is several times that of the start.
-_LEASH = (0.05, 0.25)
+_LEASH = (0.02, 0.1)
 #: Of the iterations, at the end: codes are fixed, scales and biases follow them.
 _SETTLING = 0.2
 

@@ -37,6 +37,8 @@ __all__ = ["BlockReport", "BlockResult", "BlockWalk"]
 
 #: Share of the batches that are not optimized on but decide whether a block's result is taken.
 _HELD_OUT = 1 / 8
+#: Learning rates of scales, biases and ranges of the whole network, beside those of a block.
+_NETWORK_RATE = 0.3
 #: Numbers that draws of one block may use up.
 _DRAWS = 1 << 32
 
@@ -259,11 +261,12 @@ class BlockWalk(LayerWalk):
             importance=importance,
             order=order,
         )
+        rate = _NETWORK_RATE if fixes_codes else 1.0
         settings = BlockSettings(
             count,
             params.learning_rate or max(6 / count, 1e-3),
-            params.scale_learning_rate,
-            params.range_learning_rate,
+            rate * params.scale_learning_rate,
+            rate * params.range_learning_rate,
             params.reg_param,
             params.beta_range,
             params.warm_start,
