@@ -24,6 +24,7 @@ from aimet_torch.ops.formats import (
 from aimet_torch.ops.info import build_info, cpu_capability
 from aimet_torch.ops.random_choice import choose_randomly
 from aimet_torch.ops.range_search import (
+    range_before_norm,
     range_from_cross_entropy,
     range_from_entropy,
     range_from_mse,
@@ -56,6 +57,7 @@ __all__ = [
     "quantize_dequantize_min_max",
     "quantize_dequantize_mx",
     "quantize_dequantize_nvfp4",
+    "range_before_norm",
     "range_from_cross_entropy",
     "range_from_entropy",
     "range_from_min_max",

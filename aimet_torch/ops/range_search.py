@@ -3,7 +3,8 @@
 Those that take ``histogram``, int64 of shape ``(*min.shape, bins)``, whose bins divide ``[min,
 max]`` equally, return the limits ``(min, max)`` of the range: same shape and dtype as ``min``, zero
 included. Pass them on to :func:`aimet_torch.ops.encoding_from_range`. Where the histogram is empty
-they are the minimal range. `range_from_values` and `range_from_cross_entropy` take the values.
+they are the minimal range. `range_from_values`, `range_from_cross_entropy` and `range_before_norm`
+take the values.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "range_before_norm",
     "range_from_cross_entropy",
     "range_from_entropy",
     "range_from_mse",
@@ -246,3 +248,42 @@ def range_from_cross_entropy(
     return torch.ops.aimet.range_from_cross_entropy(
         logits, qmin, qmax, symmetric, reference, class_axis
     )
+
+
+def range_before_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    qmin: int,
+    qmax: int,
+    symmetric: bool,
+    rms: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The range of what LayerNorm reads that changes its result least.
+
+    Least squared error of ``LayerNorm(quantized input)`` against ``LayerNorm(input)``. Transformers
+    have a few values there that are far larger than all others; clipping them changes the
+    normalized values little, covering them leaves the others without steps. Candidates as in
+    :func:`range_from_cross_entropy`.
+
+    Args:
+        input: floating-point, (..., channels); rows with NaN or infinities do not count.
+        weight: of the normalization, (channels,); None: ones.
+        eps: of the normalization.
+        qmin: lowest code.
+        qmax: highest code.
+        symmetric: zero lies in the middle of the grid.
+        rms: RMSNorm, which takes no mean off.
+
+    Returns:
+        ``(min, max)`` without dimensions, float32, zero included.
+
+    Raises:
+        TypeError: an argument is not floating-point.
+        ValueError: shapes do not fit, ``eps`` is negative, or ``qmin >= qmax``.
+
+    >>> x = torch.cat([torch.linspace(-1, 1, 255), torch.tensor([300.0])])[None]
+    >>> float(range_before_norm(x, None, 1e-5, 0, 15, False)[1]) < 200
+    True
+    """
+    return torch.ops.aimet.range_before_norm(input, weight, eps, qmin, qmax, symmetric, rms)

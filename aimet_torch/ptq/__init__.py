@@ -20,7 +20,10 @@ from aimet_torch.ptq.cross_layer_equalization import (
 from aimet_torch.ptq.data_free import data_free_quantization
 from aimet_torch.ptq.gptq import apply_gptq
 from aimet_torch.ptq.logit_ranges import set_logit_ranges
+from aimet_torch.ptq.norm_ranges import set_ranges_before_norms
+from aimet_torch.ptq.recipe import quantize_without_labels
 from aimet_torch.ptq.seq_mse import SeqMseParams, apply_seq_mse
+from aimet_torch.ptq.sim_rounding import round_weights_of_sim
 
 __all__ = [
     "Adaround",
@@ -41,6 +44,9 @@ __all__ = [
     "fold_all_batch_norms",
     "fold_all_batch_norms_to_scale",
     "fold_given_batch_norms",
+    "quantize_without_labels",
     "reestimate_bn_stats",
+    "round_weights_of_sim",
     "set_logit_ranges",
+    "set_ranges_before_norms",
 ]

@@ -16,9 +16,8 @@ from torch import Tensor
 from aimet_torch import ops
 from aimet_torch.graph import Value
 from aimet_torch.graph.structure import leaves
-from aimet_torch.nn import QuantizationMixin
+from aimet_torch.ptq.norm_ranges import output_place, output_quantizer
 from aimet_torch.ptq.replay import record_inputs
-from aimet_torch.quantization.affine import QuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.quantsim.calibration import evaluation_mode
 
@@ -56,7 +55,7 @@ def set_logit_ranges(
     """
     found = {}
     for value in dict.fromkeys(sim.graph.outputs):
-        quantizer = _quantizer_of(value)
+        quantizer = output_quantizer(value)
         if quantizer is not None:
             found[value.name] = (value, quantizer)
     if not found:
@@ -83,30 +82,9 @@ def set_logit_ranges(
     return ranges
 
 
-def _place(value: Value) -> tuple[Any, int] | None:
-    """The list of quantizers that holds the one of an output, and where."""
-    op = value.producer
-    if op is None or not isinstance(op.module, QuantizationMixin):
-        return None
-    module: Any = op.module
-    index = op.call_index * module.outputs_per_call + op.outputs.index(value)
-    return (module.output_quantizers, index) if index < len(module.output_quantizers) else None
-
-
-def _quantizer_of(value: Value) -> QuantizeDequantize | None:
-    place = _place(value)
-    quantizer = None if place is None else place[0][place[1]]
-    is_usable = (
-        isinstance(quantizer, QuantizeDequantize)
-        and tuple(quantizer.shape) == ()
-        and quantizer.is_overwrite_allowed()
-    )
-    return quantizer if is_usable else None
-
-
 @contextlib.contextmanager
 def _without_quantizers(values: list[Value]) -> Iterator[None]:
-    places = [place for value in values if (place := _place(value)) is not None]
+    places = [place for value in values if (place := output_place(value)) is not None]
     kept = [quantizers[index] for quantizers, index in places]
     try:
         for quantizers, index in places:

@@ -15,6 +15,7 @@
 #include "aimet/algorithms/high_bias_absorption.h"
 #include "aimet/algorithms/layer_moments.h"
 #include "aimet/algorithms/logits_range.h"
+#include "aimet/algorithms/norm_range.h"
 #include "aimet/algorithms/relaxation.h"
 #include "aimet/algorithms/rounding.h"
 #include "aimet/algorithms/seq_mse.h"

@@ -1,5 +1,6 @@
 #include "aimet/algorithms/logits_range.h"
 
+#include "aimet/algorithms/range_raster.h"
 #include "aimet/core/affine.h"
 #include "aimet/core/encoding.h"
 #include "aimet/ops/checks.h"
@@ -15,7 +16,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 namespace aimet {
@@ -33,9 +33,6 @@ Pair range_from_cross_entropy(const at::Tensor& logits, std::int64_t qmin, std::
 namespace {
 
 constexpr const char* kOp = "range_from_cross_entropy";
-constexpr std::int64_t kRaster = 2048;  // of each limit; candidates lie on its points
-constexpr std::int64_t kFirstStep = kRaster / 16;
-constexpr std::int64_t kSymmetricStep = kRaster / 256;
 
 void check(const at::Tensor& logits, std::int64_t qmin, std::int64_t qmax,
            const std::optional<at::Tensor>& reference, std::int64_t class_axis) {
@@ -131,73 +128,18 @@ class Classifier {
   core::Range<float> limits_{0, 0};
 };
 
-// Candidates are pairs of raster points, of which kRaster stands for the whole limit.
-class Search {
- public:
-  Search(Classifier& classifier, std::int64_t qmin, std::int64_t qmax, bool symmetric)
-      : classifier_(classifier), qmin_(qmin), qmax_(qmax), symmetric_(symmetric) {}
-
-  core::Range<float> run() {
-    const core::Range<float> limits = classifier_.limits();
-    if (symmetric_) {
-      for (std::int64_t part = kRaster; part > 0; part -= kSymmetricStep) try_range(part, part);
-      return best_;
-    }
-    // A limit of zero has one point only.
-    const std::int64_t last_low = limits.min < 0 ? kFirstStep : kRaster;
-    const std::int64_t last_high = limits.max > 0 ? kFirstStep : kRaster;
-    for (std::int64_t low = kRaster; low >= last_low; low -= kFirstStep) {
-      for (std::int64_t high = kRaster; high >= last_high; high -= kFirstStep) try_range(low, high);
-    }
-    for (std::int64_t step = kFirstStep / 2; step > 0; step /= 2) {
-      const std::int64_t low = best_low_;
-      const std::int64_t high = best_high_;
-      for (const std::int64_t i : {1, 0, -1}) {
-        for (const std::int64_t j : {1, 0, -1}) {
-          if (i != 0 || j != 0) try_range(low + i * step, high + j * step);
-        }
-      }
-    }
-    return best_;
-  }
-
- private:
-  void try_range(std::int64_t low, std::int64_t high) {
-    if (low < 1 || high < 1 || low > kRaster || high > kRaster) return;
-    const core::Range<float> limits = classifier_.limits();
-    const core::Range<float> range = core::range_from_min_max<float>(
-        limits.min * float(low) / float(kRaster), limits.max * float(high) / float(kRaster),
-        qmax_ - qmin_, symmetric_);
-    const core::Encoding<float> encoding =
-        core::encoding_from_range<float>(range, qmin_, qmax_, symmetric_);
-    const double cost = classifier_.cross_entropy(
-        {encoding.scale, encoding.offset, float(qmin_), float(qmax_)});
-    if (!(cost < best_cost_)) return;
-    best_cost_ = cost;
-    best_ = range;
-    best_low_ = low;
-    best_high_ = high;
-  }
-
-  Classifier& classifier_;
-  std::int64_t qmin_;
-  std::int64_t qmax_;
-  bool symmetric_;
-  double best_cost_ = std::numeric_limits<double>::infinity();
-  std::int64_t best_low_ = kRaster;
-  std::int64_t best_high_ = kRaster;
-  core::Range<float> best_{0, 0};
-};
-
 // A search is a long loop with few results: on the CPU, and back.
 Pair search(const at::Tensor& logits, std::int64_t qmin, std::int64_t qmax, bool symmetric,
             const std::optional<at::Tensor>& reference, std::int64_t class_axis) {
   check(logits, qmin, qmax, reference, class_axis);
   const at::Tensor rows = as_rows(logits, class_axis);
   Classifier classifier(rows, reference ? as_rows(*reference, class_axis) : rows);
+  const auto cost = [&](const core::AffineParams<float>& grid) {
+    return classifier.cross_entropy(grid);
+  };
   const core::Range<float> range =
       classifier.empty() ? core::range_from_min_max<float>(0, 0, qmax - qmin, symmetric)
-                         : Search(classifier, qmin, qmax, symmetric).run();
+                         : RangeRaster(classifier.limits(), qmin, qmax, symmetric, cost).run();
   const at::TensorOptions options = logits.options().dtype(at::kFloat);
   return {at::scalar_tensor(range.min, options), at::scalar_tensor(range.max, options)};
 }

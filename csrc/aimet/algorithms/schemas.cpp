@@ -147,6 +147,11 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
       "range_from_cross_entropy(Tensor logits, int qmin, int qmax, bool symmetric, Tensor? "
       "reference=None, int class_axis=-1) -> (Tensor min, Tensor max)",
       {at::Tag::pt2_compliant_tag});
+  // norm_range.h: the range of what LayerNorm or RMSNorm reads that keeps what it gives.
+  m.def(
+      "range_before_norm(Tensor input, Tensor? weight, float eps, int qmin, int qmax, bool "
+      "symmetric, bool rms=False) -> (Tensor min, Tensor max)",
+      {at::Tag::pt2_compliant_tag});
   // The nearest fractions with a small odd denominator: no integer multiple of them is next to a
   // half.
   m.def("tie_free_multiplier(Tensor multiplier, float tolerance) -> Tensor");

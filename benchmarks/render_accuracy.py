@@ -1,0 +1,71 @@
+"""The README's table of accuracies, from ``benchmarks/results/accuracy.json``."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+_UNITS = {"agreement_percent": "{:.1f} %", "sqnr_db": "{:.1f} dB", "spearman": "{:.3f}"}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the tables of a report of ``benchmarks.accuracy``."""
+    parts = []
+    for network in dict.fromkeys(row["network"] for row in report["rows"]):
+        chosen = [row for row in report["rows"] if row["network"] == network]
+        parts.append(_table(network, chosen))
+    seeds = len(report["seeds"])
+    parts.append(
+        f"Means over {seeds} divisions of the {report['photographs']} photographs into halves (for"
+        f" MiniLM over {seeds} choices of {report['words']} words), the range of the first figure"
+        f" in brackets. {report['calibration_size']} photographs of one half calibrate, the other"
+        " half measures: agreement of the first choice with FP32, signal-to-noise ratio of the"
+        " logits."
+        " MiniLM: rank correlation with people's similarities of words (WordSim-353). No labels, no"
+        " training."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(network: str, rows: list[dict[str, Any]]) -> str:
+    title = "rank correlation" if "spearman" in rows[0]["scores"] else "agreement with FP32, SQNR"
+    lines = [f"| {network} | {title} | aimet-torch 2.42 | time |", "|---|---:|---:|---:|"]
+    setting = None
+    for row in rows:
+        if row["setting"] != setting:
+            setting = row["setting"]
+            lines.append(f"| **{setting}** | | | |")
+        seconds = statistics.mean(row["seconds"])
+        cells = [
+            row["recipe"],
+            _scores(row["scores"]) + _missed(row),
+            _rival(row),
+            f"{seconds:.0f} s",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _scores(scores: dict[str, list[float]]) -> str:
+    texts = []
+    for name, values in scores.items():
+        text = _UNITS[name].format(statistics.mean(values))
+        if not texts and max(values) > min(values):
+            digits = _UNITS[name].split("}")[0] + "}"
+            text += f" [{digits.format(min(values))}, {digits.format(max(values))}]"
+        texts.append(text)
+    return ", ".join(texts)
+
+
+def _missed(row: dict[str, Any]) -> str:
+    means = {name: statistics.mean(values) for name, values in row["scores"].items()}
+    wanted = row.get("target") or {}
+    is_missed = any(means[name] < smallest for name, smallest in wanted.items())
+    return " (target missed)" if is_missed else ""
+
+
+def _rival(row: dict[str, Any]) -> str:
+    rival = row.get("rival")
+    if rival is None:
+        return "-"
+    return "not measured" if "unavailable" in rival else _scores(rival["scores"])
