@@ -38,7 +38,7 @@ help:
 	@echo "make demo          set up, then quantize MobileNetV2 and export it; results in demo_out/"
 	@echo "make test          set up, then run all C++ and Python tests"
 	@echo "make bench         time every case against its rivals, aimet-torch 2.42 among them; build/benchmarks.json"
-	@echo "make accuracy      what rounding and training recover on photographs and on Fashion-MNIST; build/{rounding,qat}.json"
+	@echo "make accuracy      what quantization costs, what rounding and training recover; build/{accuracy,rounding,qat}.json"
 	@echo "make lint          ruff, mypy and the layering test"
 	@echo "make build         set up and build the library into aimet_torch/lib (editable install)"
 	@echo "make cuda-compile  compile and link the CUDA kernels (needs nvcc, no GPU)"
@@ -77,6 +77,7 @@ cuda-compile: $(STAMPS)/environment
 
 accuracy: $(STAMPS)/build $(STAMPS)/assets
 	@mkdir -p build
+	$(BIN)/python -m benchmarks.accuracy --output build/accuracy.json
 	$(BIN)/python -m benchmarks.rounding --output build/rounding.json
 	$(BIN)/python -m benchmarks.qat --output build/qat.json
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render_qat, render_rounding
+from benchmarks import render_accuracy, render_qat, render_rounding
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "benchmarks.json"
@@ -138,6 +138,9 @@ def main() -> None:
     if render_qat.RESULTS.exists():
         training = render_qat.markdown(json.loads(render_qat.RESULTS.read_text()))
         text = render_qat.TABLE.sub(lambda _: training, text)
+    if render_accuracy.RESULTS.exists():
+        accuracies = render_accuracy.markdown(json.loads(render_accuracy.RESULTS.read_text()))
+        text = render_accuracy.TABLE.sub(lambda _: accuracies, text)
     README.write_text(text)
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+from pathlib import Path
 from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.json"
+TABLE = re.compile(r"(?<=<!-- accuracy -->\n).*?(?=<!-- /accuracy -->)", re.DOTALL)
 
 _UNITS = {"agreement_percent": "{:.1f} %", "sqnr_db": "{:.1f} dB", "spearman": "{:.3f}"}
 

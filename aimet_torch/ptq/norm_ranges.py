@@ -145,6 +145,7 @@ def _cut_summands(value: Value, low: Tensor, high: Tensor) -> None:
         quantizer = output_quantizer(summand)
         if quantizer is None or len(summand.consumers) != 1 or not quantizer.is_initialized():
             continue
-        limits = (torch.maximum(quantizer.min, low), torch.minimum(quantizer.max, high))
+        least = torch.maximum(quantizer.min.detach(), low)
+        largest = torch.minimum(quantizer.max.detach(), high)
         grid = (quantizer.qmin, quantizer.qmax, quantizer.symmetric)
-        quantizer.set_range(*ops.range_from_min_max(*(x.detach() for x in limits), *grid))
+        quantizer.set_range(*ops.range_from_min_max(least, largest, *grid))
