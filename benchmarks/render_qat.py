@@ -46,7 +46,8 @@ def markdown(report: dict[str, Any]) -> str:
         f" {len(rival_seeds)} of them, its steps turn by turn with ours. FP32 trained as long is"
         " the control: the networks were not trained to the end. W8A8 and W4A4 learn limits in"
         " both libraries; W2A2 learns scales by LSQ here, and weights and inputs of the first and"
-        " last layer have 8 bits in both. Aims: FP32, 0.5 points below it, 4 points below it."
+        " last layer have 8 bits in both; below 8 bits both re-estimate batch norms at the end."
+        " Aims: FP32, 0.5 points below it, 4 points below it."
         f" One thread, {machine['processor']}, torch {machine['torch']};"
         " `python -m benchmarks.qat`.",
     ]
