@@ -62,9 +62,9 @@ def _fashion(report: dict[str, Any]) -> str:
     row = report[networks[0]][0]
     lines += [
         "",
-        f"Mean over {row['seeds']} choices of 1,024 calibration images (range in brackets), and the"
-        " processor seconds of the job; weights per channel, aimet-torch with 1,000 iterations a"
-        " layer.",
+        f"Mean over {row['seeds']} choices of 1,024 calibration images (range in brackets; one"
+        " choice where there is none), and the processor seconds of the job; weights per channel,"
+        " aimet-torch with 1,000 iterations a layer.",
     ]
     return "\n".join(lines)
 

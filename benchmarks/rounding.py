@@ -184,7 +184,8 @@ def _times(runs: list[tuple[float, float]]) -> dict[str, float]:
 
 def _over_seeds(values: list[float]) -> dict[str, Any]:
     mean = round(sum(values) / len(values), 2)
-    return {"top1_percent": mean, "range": [round(min(values), 2), round(max(values), 2)]}
+    extent = [round(min(values), 2), round(max(values), 2)]
+    return {"top1_percent": mean, "range": extent, "seeds": len(values)}
 
 
 # -- ResNet-18 -------------------------------------------------------------------------------------

@@ -144,8 +144,11 @@ def layer_errors(original: nn.Module, changed: nn.Module, batch: Tensor) -> list
     for model in (original, changed):
         outputs: dict[str, Tensor] = {}
         hooks = [
+            # A copy: an activation function may overwrite what only it reads.
             module.register_forward_hook(
-                lambda _, __, output, name=name, outputs=outputs: outputs.__setitem__(name, output)
+                lambda _, __, output, name=name, outputs=outputs: outputs.__setitem__(
+                    name, output.clone()
+                )
             )
             for name, module in model.named_modules()
             if isinstance(module, nn.Conv2d | nn.Linear)
