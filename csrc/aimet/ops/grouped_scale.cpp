@@ -47,6 +47,13 @@ at::Tensor largest_of_groups(const at::Tensor& scale, c10::SymIntArrayRef group_
   return by_parameter(values, group_counts).amax({1}).view_symint(group_counts);
 }
 
+at::Tensor round_to_units(const at::Tensor& scale, const at::Tensor& unit, std::int64_t steps,
+                          at::IntArrayRef group_size) {
+  const at::Tensor values = scale.to(unit.scalar_type()).contiguous();
+  return quantize_dequantize(values, unit, at::zeros_like(unit), 1, last_code(steps), group_size)
+      .to(scale.scalar_type());
+}
+
 }  // namespace ops
 
 namespace {
@@ -62,10 +69,7 @@ at::Tensor grouped_scale_composite(const at::Tensor& scale, at::IntArrayRef grou
   const std::vector<c10::SymInt> counts = ops::check_grouped_scale(scale, group_size, steps);
   if (scale.sym_numel() == 0) return grouped_scale_meta(scale, group_size, steps);
   const at::Tensor unit = ops::largest_of_groups(scale, counts) / static_cast<double>(steps);
-  const at::Tensor values = scale.to(unit.scalar_type()).contiguous();
-  return quantize_dequantize(values, unit, at::zeros_like(unit), 1, ops::last_code(steps),
-                             group_size)
-      .to(scale.scalar_type());
+  return ops::round_to_units(scale, unit, steps, group_size);
 }
 
 }  // namespace

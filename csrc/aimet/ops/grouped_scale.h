@@ -34,5 +34,9 @@ at::Tensor largest_of_groups(const at::Tensor& scale, c10::SymIntArrayRef group_
 // The grid's last code: a grid has two codes at least, and no scale reaches the one beyond `steps`.
 inline std::int64_t last_code(std::int64_t steps) { return steps > 1 ? steps : 2; }
 
+// `scale` as whole numbers times the `unit` of its group; contiguous.
+at::Tensor round_to_units(const at::Tensor& scale, const at::Tensor& unit, std::int64_t steps,
+                          at::IntArrayRef group_size);
+
 }  // namespace ops
 }  // namespace aimet
