@@ -192,16 +192,12 @@ def _image_rows() -> list[Row]:
         ),
     ]
     setting = "W4A8, scales per channel"
-    rows += [
-        plain(setting, "min-max ranges", "min_max", "channel", weight_bits=4),
-        recipe(
-            setting,
-            "`quantize_without_labels`",
-            "channel",
-            {"agreement_percent": 77},
-            default_param_bw=4,
-        ),
-    ]
+    rows.append(plain(setting, "min-max ranges", "min_max", "channel", weight_bits=4))
+    # What activations lose less, weights of few bits lose more.
+    for alpha in (None, 0.25, 0.5):
+        words = f"`quantize_without_labels(alpha={alpha})`"
+        target = {"agreement_percent": 77}
+        rows.append(recipe(setting, words, "channel", target, default_param_bw=4, alpha=alpha))
     return rows
 
 

@@ -47,7 +47,7 @@ def data_free_quantization(
     deviations: float = 6.0,
     relu6: ClippingTreatment = "scale",
     high_bias: AbsorptionMode = "exact",
-    alpha: float | None = None,
+    alpha: float | None = 0.5,
     corrects_biases: bool = True,
 ) -> QuantizationSimModel:
     """Quantize a network without any data: fold, equalize, absorb, set ranges, correct biases.
