@@ -1,7 +1,7 @@
 """What rounding of weights recovers: MobileNetV2 on photographs, networks for Fashion-MNIST.
 
 ``python -m benchmarks.rounding [--output FILE] [--seeds N] [--rival] [NAME ...]``. Every second
-photograph calibrates (64 of them), the others measure; Fashion-MNIST is calibrated on 1,024
+photograph calibrates (64 of them, and their mirror images), the others measure; Fashion-MNIST is calibrated on 1,024
 training images without their labels, other ones for each seed, and measured on the 10,000 test
 images. Weights are per channel, batch norms folded. With ``--rival`` aimet-torch 2.42 does the same
 jobs with its own AdaRound (1,000 iterations; 20 for ResNet-18) in a process of its own. Results of
@@ -96,13 +96,14 @@ def reconstructed(
 
 
 def mobilenet_v2() -> tuple[nn.Module, list[Tensor], Measure]:
-    """Weights of ImageNet; 64 photographs calibrate, 143 others measure."""
+    """Weights of ImageNet; 64 photographs and their mirror images calibrate, 143 others measure."""
     model = assets.load_mobilenet_v2()
     fold_all_batch_norms(model, (1, 3, 224, 224))
     photographs = assets.load_photographs()
+    calibration = photographs[::2][:64]
     return (
         model,
-        list(photographs[::2][:64].split(8)),
+        [*calibration.split(8), *calibration.flip(3).split(8)],
         _agreement(model, list(photographs[1::2][:143].split(16))),
     )
 
