@@ -31,8 +31,8 @@ def _setting(row: dict[str, Any]) -> str:
 
 def _mobilenet(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| MobileNetV2, 64 photographs and mirror images: agreement on 143 others, SQNR | nearest | AdaRound |"
-        " block reconstruction |",
+        "| MobileNetV2, 64 photographs and mirror images: agreement on 143 others, SQNR | nearest |"
+        " AdaRound | block reconstruction |",
         "|---|---:|---:|---:|",
     ]
     for row in rows:

@@ -1,11 +1,11 @@
 """What rounding of weights recovers: MobileNetV2 on photographs, networks for Fashion-MNIST.
 
 ``python -m benchmarks.rounding [--output FILE] [--seeds N] [--rival] [NAME ...]``. Every second
-photograph calibrates (64 of them, and their mirror images), the others measure; Fashion-MNIST is calibrated on 1,024
-training images without their labels, other ones for each seed, and measured on the 10,000 test
-images. Weights are per channel, batch norms folded. With ``--rival`` aimet-torch 2.42 does the same
-jobs with its own AdaRound (1,000 iterations; 20 for ResNet-18) in a process of its own. Results of
-networks that are not named stay in FILE as they are.
+photograph calibrates (64 of them, and their mirror images), the others measure; Fashion-MNIST is
+calibrated on 1,024 training images without their labels, other ones for each seed, and measured on
+the 10,000 test images. Weights are per channel, batch norms folded. With ``--rival`` aimet-torch
+2.42 does the same jobs with its own AdaRound (1,000 iterations; 20 for ResNet-18) in a process of
+its own. Results of networks that are not named stay in FILE as they are.
 """
 
 from __future__ import annotations
