@@ -1,4 +1,7 @@
-"""Reports as text, and the README's table. ``python -m benchmarks.render`` renews the table."""
+"""Reports as text: what a run prints, the README's table, all cases in docs/benchmarks.md.
+
+``python -m benchmarks.render`` renews both from the committed report.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,29 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "benchmarks.json"
 ROUNDING = RESULTS.with_name("rounding.json")
 README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
+#: Cases of the README's table; the page has all.
+HEADLINES = (
+    "quantize_dequantize/32K",
+    "quantize_dequantize/16M",
+    "quantize_dequantize/axis_last",
+    "quantize_dequantize/bfloat16",
+    "quantize_dequantize/backward_16M",
+    "quantize_dequantize/16_elements",
+    "histogram/sqnr_tensor",
+    "histogram/sqnr_512_channels",
+    "formats/float8_e4m3fn",
+    "model/mobilenet_v2/forward",
+    "model/resnet18/forward",
+    "model/mobilenet_v2/training",
+    "model/resnet18/training",
+    "model/mobilenet_v2/training_memory_learned",
+    "model/resnet18/training_memory_learned",
+    "model/mobilenet_v2/calibration_min_max",
+    "model/mobilenet_v2/calibration_tf_enhanced",
+    "model/mobilenet_v2/build",
+    "import/package",
+)
 #: A spread above this share of the median is printed beside it.
 UNSTEADY = 0.15
 TABLE = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", re.DOTALL)
@@ -63,10 +89,34 @@ def _rival_text(rival: dict[str, Any], case: dict[str, Any]) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Return the README's tables of a report: one for each number of threads, and the GPU's."""
+    """Return all cases of a report: a table for each number of threads, and the GPU's."""
     parts = [_table(run) for run in report["runs"]]
+    return "\n\n".join([*parts, _legend(report), _gpu(report["gpu"])]) + "\n"
+
+
+def summary(report: dict[str, Any]) -> str:
+    """Return the README's table of a report: `HEADLINES`, numbers of threads side by side."""
+    runs = report["runs"]
+    header, rule = ["", "time or memory"], ["---", "---:"]
+    for run in runs:
+        header += [f"of a bound, {_threads(run)}", "PyTorch", "aimet-torch 2.42"]
+        rule += ["---:"] * 3
+    lines = [f"| {' | '.join(header)} |", f"|{'|'.join(rule)}|"]
+    by_name = [{case["name"]: case for case in run["cases"]} for run in runs]
+    for name in HEADLINES:
+        if any(name not in cases for cases in by_name):
+            continue  # a run of chosen cases
+        cells = [by_name[0][name]["title"], _cost(by_name[0][name])]
+        for cases in by_name:
+            cells += [_cell(cases[name], role) for role in ("bound", "pytorch", "aimet")]
+        lines.append(f"| {' | '.join(cells)} |")
+    more = f"All {len(runs[0]['cases'])} cases: [docs/benchmarks.md](docs/benchmarks.md)."
+    return "\n\n".join(["\n".join(lines), f"{_legend(report)} {more}", _gpu(report["gpu"])]) + "\n"
+
+
+def _legend(report: dict[str, Any]) -> str:
     machine = report["runs"][-1]["environment"]
-    parts.append(
+    return (
         "Medians. Of a bound: how many times what the work cannot do without, or what the network"
         " takes without quantization. PyTorch, aimet-torch: how many times faster (or smaller)"
         " than they are,"
@@ -75,23 +125,28 @@ def markdown(report: dict[str, Any]) -> str:
         f" figure is no result of record. {machine['processor']},"
         f" {machine['instruction_set']} kernels, torch {machine['torch']}."
     )
-    parts.append(_gpu(report["gpu"]))
-    return "\n\n".join(parts) + "\n"
+
+
+def _threads(run: dict[str, Any]) -> str:
+    count = run["environment"]["threads"]
+    return f"{count} thread" + ("s" if count > 1 else "")
+
+
+def _cost(case: dict[str, Any]) -> str:
+    spread = case["spread"] / case["median"]
+    unsteady = f" ± {100 * spread:.0f} %" if spread > UNSTEADY else ""
+    return amount(case["median"], case) + unsteady + met(case["median"], case["limit"])
 
 
 def _table(run: dict[str, Any]) -> str:
     machine = run["environment"]
-    threads = f"{machine['threads']} thread" + ("s" if machine["threads"] > 1 else "")
     lines = [
-        f"| {threads} of {machine['processors']}"
+        f"| {_threads(run)} of {machine['processors']}"
         " | time or memory | of a bound | PyTorch | aimet-torch 2.42 |",
         "|---|---:|---:|---:|---:|",
     ]
     for case in run["cases"]:
-        spread = case["spread"] / case["median"]
-        unsteady = f" ± {100 * spread:.0f} %" if spread > UNSTEADY else ""
-        time = amount(case["median"], case) + unsteady + met(case["median"], case["limit"])
-        cells = [case["title"], time]
+        cells = [case["title"], _cost(case)]
         cells += [_cell(case, role) for role in ("bound", "pytorch", "aimet")]
         lines.append(f"| {' | '.join(cells)} |")
     load = f"Load {machine['load_before']} before, {machine['load_after']} after this run."
@@ -129,9 +184,10 @@ def _cell(case: dict[str, Any], role: str) -> str:
 
 
 def main() -> None:
-    """Renew the README's tables from the committed reports."""
-    table = markdown(json.loads(RESULTS.read_text()))
-    text = TABLE.sub(lambda _: table, README.read_text())
+    """Renew the README's tables and the page of all cases from the committed reports."""
+    report = json.loads(RESULTS.read_text())
+    PAGE.write_text(TABLE.sub(lambda _: markdown(report), PAGE.read_text()))
+    text = TABLE.sub(lambda _: summary(report), README.read_text())
     if ROUNDING.exists():
         rounding = render_rounding.markdown(json.loads(ROUNDING.read_text()))
         text = ROUNDING_TABLE.sub(lambda _: rounding, text)

@@ -63,8 +63,8 @@ class BaseQuantizationMixin:
         outputs_per_call: entries of ``output_quantizers`` that belong to one call site.
         bias_grids: by call site, where an integer target holds the bias; without one, an
             unquantized bias stays as it is.
-        input_producers: by call site of an activation function, the module whose output goes there
-            and nowhere else, so that it may be overwritten.
+        input_producers: by call site of an activation function, where its input comes from if it
+            goes there and nowhere else, so that it may be overwritten.
         folded_param_encodings: encodings of parameters that `fold_param_quantizers` replaced.
     """
 

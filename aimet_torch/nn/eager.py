@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from aimet_torch.nn.modules.function_module import FunctionModule
 
 __all__ = [
     "Activation",
+    "InputProducer",
     "LastResult",
     "ParameterCache",
     "activate_and_quantize",
@@ -168,14 +169,27 @@ class LastResult:
         return (LastResult, ())
 
 
+class InputProducer(NamedTuple):
+    """Who makes the input of a call.
+
+    Attributes:
+        maker: the quantized module whose result it is.
+        between: modules that hand the result on as it is.
+    """
+
+    maker: Any
+    between: tuple[nn.Module, ...] = ()
+
+
 def may_overwrite(module: Any, args: tuple[Any, ...], call_site: int) -> bool:
     """Whether an activation function may write to its input, when its caller lets go of it.
 
     That is so if the only module that feeds it has just made this very tensor, and nobody saw it.
     """
-    producer = (module.input_producers or {}).get(call_site)
-    if producer is None or module._activation is None or len(args) != 1:
+    known: InputProducer | None = (module.input_producers or {}).get(call_site)
+    if known is None or module._activation is None or len(args) != 1:
         return False
+    producer = known.maker
     if producer._last_result is None or not producer._last_result.holds(args[0]):
         return False
     hooks = torch.nn.modules.module
@@ -183,7 +197,7 @@ def may_overwrite(module: Any, args: tuple[Any, ...], call_site: int) -> bool:
         return False
     if torch.is_grad_enabled() and keeps_result_for_gradient(type(producer)._parent_forward):
         return False
-    watched = (module, producer, *producer.output_quantizers._modules.values())
+    watched = (module, producer, *known.between, *producer.output_quantizers._modules.values())
     return not any(m._forward_hooks or m._forward_pre_hooks for m in watched if m is not None)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from aimet_torch.common.defs import QuantizationDataType, QuantScheme
 from aimet_torch.graph import ModelGraph, OpNode, Value
 from aimet_torch.nn import QuantizationMixin
-from aimet_torch.nn.eager import LastResult
+from aimet_torch.nn.eager import InputProducer, LastResult
 from aimet_torch.quantization.affine import QuantizeDequantize
 from aimet_torch.quantization.encoding_analyzer import (
     EncodingAnalyzer,
@@ -115,8 +115,8 @@ def realize(
 def _let_activations_overwrite(graph: ModelGraph) -> None:
     """Tell activation functions which of them alone read what the layer before has made."""
     for op in graph.ops:
-        producer = op.inputs[0].producer if len(op.inputs) == 1 else None
-        if producer is None or producer.next_op() is not op or len(producer.outputs) != 1:
+        producer, between = _maker_of_input(op)
+        if producer is None:
             continue
         reader: Any = op.module
         maker: Any = producer.module
@@ -124,10 +124,29 @@ def _let_activations_overwrite(graph: ModelGraph) -> None:
             continue
         if reader._activation is None or not maker._returns_new or not reader.accepts_call_site:
             continue
-        reader.input_producers = {**(reader.input_producers or {}), op.call_index: maker}
+        known = reader.input_producers or {}
+        reader.input_producers = {**known, op.call_index: InputProducer(maker, between)}
         maker._last_result = LastResult()
         node: Any = op.fx_node
         node.kwargs = {**node.kwargs, "owns_input": True}
+
+
+def _maker_of_input(op: OpNode) -> tuple[OpNode | None, tuple[nn.Module, ...]]:
+    """The operation whose only result only ``op`` reads, and the modules that just hand it on.
+
+    Batch norms that were folded leave an ``nn.Identity`` between a layer and its activation.
+    """
+    between: list[nn.Module] = []
+    reader = op
+    while len(reader.inputs) == 1:
+        producer = reader.inputs[0].producer
+        if producer is None or producer.next_op() is not reader or len(producer.outputs) != 1:
+            break
+        if not isinstance(producer.module, nn.Identity):
+            return producer, tuple(between)
+        between.append(producer.module)
+        reader = producer
+    return None, ()
 
 
 def _needs_quantized_class(ops: list[OpNode], plan: Plan) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from aimet_torch import ops
+from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.nn import QuantizationMixin
+from aimet_torch.quantization.affine import QuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from tests.python.models import FIXTURES, call_model
 
@@ -109,6 +112,46 @@ def test_a_replaced_layer_does_not_lose_its_input(sim, data):
     x = data.clone()
     run(sim.model, x)
     assert torch.equal(x, data)
+
+
+@pytest.fixture
+def folded(data) -> QuantizationSimModel:
+    """Convolution and ReLU6 with the Identity that a folded batch norm leaves between them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6()).eval()
+    fold_all_batch_norms(model, None, dummy_input=data)
+    assert isinstance(model[1], nn.Identity)
+    sim = QuantizationSimModel(model, data)
+    sim.compute_encodings([data])
+    return sim
+
+
+def test_a_folded_batch_norm_is_seen_through(folded, data, fused_calls):
+    want = folded.model(data).detach()
+    assert torch.equal(run(folded.model, data), want)
+    assert [args[-2:] for args in fused_calls if args[-2:] != ()] == [(0.0, 6.0)]
+
+
+def test_what_hooks_of_a_folded_batch_norm_see_stays(folded, data, fused_calls):
+    seen: list[tuple[Tensor, Tensor]] = []
+    getattr(folded.model, "1").register_forward_hook(
+        lambda _, inputs, output: seen.append((output, output.clone()))
+    )
+    run(folded.model, data)
+    ((tensor, copied),) = seen
+    assert torch.equal(tensor, copied)
+    assert (0.0, 6.0) not in [args[-2:] for args in fused_calls]
+
+
+@pytest.mark.parametrize("kind", ["inputs", "outputs"])
+def test_a_quantizer_at_a_folded_batch_norm_comes_first(folded, data, kind):
+    identity: Any = getattr(folded.model, "1")
+    quantizer = QuantizeDequantize((), 4, True)
+    quantizer.set_range(torch.tensor(-3.0), torch.tensor(3.0))
+    containers = {"inputs": identity.input_quantizers, "outputs": identity.output_quantizers}
+    containers[kind][0] = quantizer
+    want = folded.model(data).detach()  # with gradients: every step by itself
+    assert torch.equal(run(folded.model, data), want)
 
 
 def test_calibration_observes_what_the_network_computes(sim, data):
