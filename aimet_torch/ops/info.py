@@ -11,11 +11,13 @@ __all__ = ["build_info", "cpu_capability"]
 
 
 def build_info() -> dict[str, Any]:
-    """How the library was built.
+    """How the library was built, and on how many threads it runs.
 
     Returns:
         ``version``, ``torch_version`` (the one it was built for), ``cuda`` (whether it has CUDA
-        kernels), ``compiler``, ``instruction_sets`` (the builds of its CPU kernels).
+        kernels), ``threads`` (how many a CPU operator runs on now, counted in a loop of its own;
+        `torch.set_num_threads` sets it), ``compiler``, ``instruction_sets`` (the builds of its CPU
+        kernels).
     """
     return json.loads(torch.ops.aimet.build_info())
 

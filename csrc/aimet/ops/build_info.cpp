@@ -3,9 +3,29 @@
 #include "aimet/aimet.h"
 #include "aimet/ops/kernel_choice.h"
 
+#include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <mutex>
+#include <set>
+#include <thread>
+
 namespace aimet {
+namespace {
+
+// Threads that run a loop of ours now. Counted, since at::parallel_for falls back to one without a
+// word where it was compiled without OpenMP.
+std::size_t worker_count() {
+  std::set<std::thread::id> workers;
+  std::mutex mutex;
+  at::parallel_for(0, at::get_num_threads(), 1, [&](std::int64_t, std::int64_t) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    workers.insert(std::this_thread::get_id());
+  });
+  return workers.size();
+}
+
+}  // namespace
 
 std::string build_info() {
   std::string instruction_sets;
@@ -22,7 +42,7 @@ std::string build_info() {
 #endif
   return "{\"version\": \"" AIMET_VERSION "\", \"torch_version\": \"" AIMET_TORCH_VERSION
          "\", \"cuda\": " +
-         cuda + ", \"compiler\": \"" __VERSION__ "\", \"instruction_sets\": [" + instruction_sets +
+         cuda + ", \"threads\": " + std::to_string(worker_count()) + ", \"compiler\": \"" __VERSION__ "\", \"instruction_sets\": [" + instruction_sets +
          "]}";
 }
 

@@ -7,7 +7,8 @@
 
 namespace aimet {
 
-// JSON object: version, torch_version, cuda (bool), compiler, instruction_sets (list).
+// JSON object: version, torch_version, cuda (bool), threads (how many run a loop now), compiler,
+// instruction_sets (list).
 AIMET_API std::string build_info();
 
 // The build of the kernels in use: "baseline", "avx2" or "avx512". The environment variable

@@ -1,6 +1,7 @@
 // The operators as a C++ program without Python uses them: values, gradients, errors.
 #include "aimet/aimet.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
@@ -104,6 +105,16 @@ TEST(BuildInfo, NamesTheKernelsInUse) {
   const std::string info = build_info();
   EXPECT_NE(info.find("\"torch_version\""), std::string::npos);
   EXPECT_NE(info.find('"' + cpu_capability() + '"'), std::string::npos);
+}
+
+TEST(BuildInfo, CountsTheThreadsOfALoop) {
+  const int before = at::get_num_threads();
+  for (const int threads : {1, 2, 3}) {
+    at::set_num_threads(threads);
+    EXPECT_NE(build_info().find("\"threads\": " + std::to_string(threads) + ","), std::string::npos)
+        << build_info();
+  }
+  at::set_num_threads(before);
 }
 
 }  // namespace

@@ -9,8 +9,10 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from aimet_torch import ops
 
@@ -132,4 +134,25 @@ def test_build_info_lists_the_builds() -> None:
     info = ops.build_info()
     assert info["instruction_sets"][0] == "baseline"
     assert ops.cpu_capability() in info["instruction_sets"]
-    assert set(info) == {"version", "torch_version", "cuda", "compiler", "instruction_sets"}
+    assert set(info) == {
+        "version", "torch_version", "cuda", "threads", "compiler", "instruction_sets"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_operators_run_on_as_many_threads_as_torch(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert ops.build_info()["threads"] == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_openmp_runtime_is_loaded() -> None:
+    """A second one would have threads that `torch.set_num_threads` does not know."""
+    code = "from aimet_torch import ops; ops.build_info(); print(open('/proc/self/maps').read())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    mapped = {Path(line.split()[-1]) for line in result.stdout.splitlines() if line}
+    names = ("libgomp", "libiomp5", "libomp")
+    assert len({path for path in mapped if path.name.startswith(names)}) == 1
