@@ -152,7 +152,9 @@ def test_operators_run_on_as_many_threads_as_torch(threads: int) -> None:
 def test_one_openmp_runtime_is_loaded() -> None:
     """A second one would have threads that `torch.set_num_threads` does not know."""
     code = "from aimet_torch import ops; ops.build_info(); print(open('/proc/self/maps').read())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     mapped = {Path(line.split()[-1]) for line in result.stdout.splitlines() if line}
     names = ("libgomp", "libiomp5", "libomp")
     assert len({path for path in mapped if path.name.startswith(names)}) == 1
