@@ -58,7 +58,7 @@ def train(arguments: dict[str, Any], rival: Rival | None, steps: int) -> dict[st
     return row
 
 
-def mobilenet_v2_step(batch_size: int = 8) -> dict[str, Any]:
+def mobilenet_v2_step(batch_size: int = 16) -> dict[str, Any]:
     """Distillation loss of MobileNetV2 in W8A8 on photographs, before and after one step."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
     import assets
@@ -69,7 +69,7 @@ def mobilenet_v2_step(batch_size: int = 8) -> dict[str, Any]:
     sim.compute_encodings([images])
     learn_ranges(sim, "lsq")
     criterion = DistillationLoss(teacher)
-    groups = parameter_groups(sim, 1e-4, param_range_lr=1e-6, activation_range_lr=1e-4)
+    groups = parameter_groups(sim, 1e-4, param_range_lr=1e-6, activation_range_lr=1e-5)
     optimizer = torch.optim.SGD(groups)
     losses = []
     for _ in range(2):
