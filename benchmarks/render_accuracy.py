@@ -20,10 +20,19 @@ def markdown(report: dict[str, Any]) -> str:
         chosen = [row for row in report["rows"] if row["network"] == network]
         parts.append(_table(network, chosen))
     seeds = len(report["seeds"])
+    if seeds == 1:
+        how = (
+            f"One random division of the {report['photographs']} photographs into halves (for"
+            f" MiniLM one choice of {report['words']} words)."
+        )
+    else:
+        how = (
+            f"Means over {seeds} divisions of the {report['photographs']} photographs into halves"
+            f" (for MiniLM over {seeds} choices of {report['words']} words), the range of the first"
+            " figure in brackets."
+        )
     parts.append(
-        f"Means over {seeds} divisions of the {report['photographs']} photographs into halves (for"
-        f" MiniLM over {seeds} choices of {report['words']} words), the range of the first figure"
-        f" in brackets. {report['calibration_size']} photographs of one half calibrate, the other"
+        f"{how} {report['calibration_size']} photographs of one half calibrate, the other"
         " half measures: agreement of the first choice with FP32, signal-to-noise ratio of the"
         " logits."
         " MiniLM: rank correlation with people's similarities of words (WordSim-353). No labels, no"
