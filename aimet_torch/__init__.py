@@ -18,22 +18,25 @@ _aliases.install()
 services.provide(
     "export_onnx_with_encodings", "aimet_torch.export.onnx_encodings:export_onnx_with_encodings"
 )
+services.provide("verify", "aimet_torch.verification:verify")
 
 #: Module of each public name that is not a module itself.
 _OBJECTS = {
     "QuantizationSimModel": "aimet_torch.quantsim",
     "__version__": "aimet_torch.common.version",
+    "verify": "aimet_torch.verification",
 }
 _MODULES = (
     *("common", "encodings", "export", "graph", "nn", "onnx", "ops", "ptq"),
-    *("qat", "quantization", "quantsim", "report"),
+    *("qat", "quantization", "quantsim", "report", "verification"),
 )
 
-__all__ = ["QuantizationSimModel", "__version__", *_MODULES]  # noqa: PLE0604 - all are strings
+__all__ = ["QuantizationSimModel", "__version__", "verify", *_MODULES]  # noqa: PLE0604 - all are strings
 
 if TYPE_CHECKING:
     from aimet_torch.common.version import __version__
     from aimet_torch.quantsim import QuantizationSimModel
+    from aimet_torch.verification import verify
 
 
 def __getattr__(name: str) -> Any:

@@ -65,7 +65,8 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "qat": {"quantsim"},
     "export": {"quantsim"},
     "report": {"ptq", "qat", "export"},
-    "cli": {"report"},
+    "verification": {"report"},
+    "cli": {"verification"},
     "__main__": {"_native"},
 }
 # The package's front door: they put names together and hold no logic.

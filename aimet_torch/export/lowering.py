@@ -11,11 +11,23 @@ from onnx_ir.passes import common as ir_passes
 from aimet_torch.encodings.tensor_encoding import TensorEncoding
 from aimet_torch.export.bias import integer_biases
 from aimet_torch.export.encoded_graph import EncodedGraph
-from aimet_torch.export.onnx_grid import OnnxGrid, Signedness, onnx_grid
+from aimet_torch.export.onnx_grid import WIDE_TYPES_OPSET, OnnxGrid, Signedness, onnx_grid
 
 PRODUCER = "aimet_torch"
+# Metadata of a DequantizeLinear: dotted name of the simulation's quantizer.
+QUANTIZER_KEY = "aimet_torch.quantizer"
 # Targets compute in such floats anyway: their quantizers need no operator.
 _NO_OP_FLOAT_BITS = 16
+
+_NORMALIZATIONS = frozenset(
+    {
+        "BatchNormalization",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "RMSNormalization",
+    }
+)
 
 # Operators for which a target wants every operand on an integer grid, constants too.
 _OPERATORS_WITH_CONSTANTS = frozenset({"Add", "Sub", "Mul", "Div", "Concat", "MatMul"})
@@ -124,8 +136,7 @@ class _Writer:
 
     def insert_pair(self, value: ir.Value, encoding: TensorEncoding) -> None:
         """Let all readers of a tensor read it quantized and dequantized."""
-        is_weight = value.is_initializer() and encoding.is_param
-        grid = onnx_grid(encoding, None if is_weight else self._signedness, self._opset)
+        grid = self._grid(value, encoding)
         readers = [use for use in value.uses() if use.node.op_type not in ("Shape", "Size")]
         is_output = value.is_graph_output()
         name = value.name or "tensor"
@@ -155,10 +166,20 @@ class _Writer:
             value.shape,
             attributes,
         )
+        result.producer().metadata_props[QUANTIZER_KEY] = encoding.source
         for use in readers:
             use.node.replace_input_with(use.idx, result)
         if is_output:
             self._take_over_output(value, result)
+
+    def _grid(self, value: ir.Value, encoding: TensorEncoding) -> OnnxGrid:
+        if not (value.is_initializer() and encoding.is_param):
+            return onnx_grid(encoding, self._signedness, self._opset)
+        if all(use.node.op_type in _NORMALIZATIONS for use in value.uses()):
+            # Targets take their weight as 8 bits or more and in the type of the activations.
+            opset = min(self._opset, WIDE_TYPES_OPSET - 1) if encoding.bitwidth < 8 else self._opset
+            return onnx_grid(encoding, self._signedness, opset)
+        return onnx_grid(encoding, None, self._opset)
 
     def constant(
         self,

@@ -6,11 +6,13 @@ Also reachable as `aimet_torch.onnx`.
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from aimet_torch.common.services import service
 from aimet_torch.export.batch_norm import fold_batch_norms
 from aimet_torch.export.capture import DEFAULT_OPSET, capture, read_encodings
 from aimet_torch.export.constants import fold_moved_parameters
@@ -32,8 +34,9 @@ def export(
     export_int32_bias: bool = True,
     prequantize_constants: bool = False,
     force_activation_as: str | None = "unsigned",
+    verify: bool | str = False,
     **torch_onnx_kwargs: Any,
-) -> None:
+) -> Any:
     """Write an ONNX file whose integer grids are QuantizeLinear/DequantizeLinear pairs.
 
     Every quantized tensor is followed by such a pair, as is every tensor that an operator only
@@ -55,10 +58,16 @@ def export(
             QuantizeLinear.
         force_activation_as: "unsigned" or "signed" shifts the integers of activations to that type,
             None keeps each quantizer's own.
+        verify: run the file beside the simulation on `args` when it is written, as
+            `aimet_torch.verify` does: True for ONNX Runtime, or the name of the target, "htp". A
+            warning tells what is not within its limits.
         **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`,
             `dynamic_shapes`, `dynamic_axes`, `opset_version` (18 or later; default: 20, or 21 when
             16-bit integers or blocks need it), `external_data` (True: weights in a file of their
             own).
+
+    Returns:
+        The `Verification`; None without `verify`.
 
     Raises:
         ValueError: quantizers that have seen no data, or an option that is not supported.
@@ -76,6 +85,17 @@ def export(
     )
     with replace_together(path.parent) as folder:
         save_model(graph.model, folder / path.name, torch_onnx_kwargs.get("external_data"))
+    return _verified(model, path, args, verify) if verify else None
+
+
+def _verified(sim: Any, path: Path, args: Any, verify: bool | str) -> Any:
+    target = verify if isinstance(verify, str) else "onnxruntime"
+    # In `verify`, a list is several calls.
+    call = tuple(args) if isinstance(args, list) else args
+    result = service("verify")(sim, path, call, target=target)
+    for problem in result.problems:
+        warnings.warn(f"onnx_qdq.export: {path.name} on {target}: {problem}", stacklevel=3)
+    return result
 
 
 def to_qdq(

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from aimet_torch.report import LayerRow, QuantizationReport, QuantizerRow, Step
-from aimet_torch.report.document import format_db, format_percent
+from aimet_torch.report.pages import format_db, format_percent
 
 
 @pytest.fixture

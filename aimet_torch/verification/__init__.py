@@ -1,0 +1,12 @@
+"""What a target computes, beside the simulation: ONNX Runtime and Qualcomm's HTP, emulated."""
+
+from aimet_torch.verification.results import (
+    Limit,
+    Limits,
+    NodeRow,
+    OutputRow,
+    Verification,
+)
+from aimet_torch.verification.run import verify
+
+__all__ = ["Limit", "Limits", "NodeRow", "OutputRow", "Verification", "verify"]

@@ -1,0 +1,180 @@
+"""A QDQ file as a verification sees it: which tensor is on which grid, by whose quantizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from aimet_torch.export.lowering import QUANTIZER_KEY
+
+_SUFFIX = "_dequantized"
+#: Types of integers that ONNX Runtime takes from and gives to NumPy.
+_ARRAYS = frozenset(
+    {ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A QuantizeLinear on an activation and the DequantizeLinear behind it.
+
+    Attributes:
+        tensor: name of the activation, for people.
+        quantized: name of the integers between the two.
+        scale: float32, a scalar or one value for each channel.
+        zero_point: int64, in the shape of `scale`.
+        axis: channel axis of the scale.
+        dtype: ONNX type of the integers.
+        quantizer: dotted name of the simulation's quantizer; None when the file does not tell.
+    """
+
+    tensor: str
+    quantized: str
+    scale: np.ndarray
+    zero_point: np.ndarray
+    axis: int
+    dtype: ir.DataType
+    quantizer: str | None
+
+    @property
+    def is_array(self) -> bool:
+        """Whether NumPy has the type of the integers (4-bit ones it has not)."""
+        return self.dtype in _ARRAYS
+
+    def codes(self, values: np.ndarray) -> tuple[np.ndarray, float]:
+        """Real numbers on the grid as its integers.
+
+        Args:
+            values: of the activation, any floating-point type.
+
+        Returns:
+            The integers, and the largest distance from the grid in steps: 0 but for the rounding of
+            float32 when the values are on it.
+        """
+        scale, zero_point = self._along(values.ndim)
+        position = values.astype(np.float64) / scale + zero_point
+        bits = self.dtype.bitwidth
+        low = -(2 ** (bits - 1)) if self.dtype.is_signed() else 0
+        codes = np.clip(np.rint(position), low, low + 2**bits - 1)
+        distance = float(np.abs(position - codes).max(initial=0.0))
+        # float32 has 24 bits: what is left of a product of code and scale.
+        tolerance = 2.0**-22 * 2**bits
+        return codes.astype(_storage(self.dtype)), distance if distance > tolerance else 0.0
+
+    def values(self, codes: np.ndarray) -> np.ndarray:
+        """The real numbers that integers of this grid stand for, float32."""
+        scale, zero_point = self._along(codes.ndim)
+        return ((codes.astype(np.int64) - zero_point) * scale).astype(np.float32)
+
+    def _along(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.scale.ndim == 0:
+            return self.scale, self.zero_point
+        shape = [1] * rank
+        shape[self.axis] = -1
+        return self.scale.reshape(shape), self.zero_point.reshape(shape)
+
+
+def _storage(dtype: ir.DataType) -> Any:
+    if dtype in _ARRAYS:
+        return dtype.numpy()
+    return np.int8 if dtype.is_signed() else np.uint8
+
+
+@dataclass
+class QdqFile:
+    """An ONNX file with QuantizeLinear and DequantizeLinear nodes.
+
+    Attributes:
+        path: of the file.
+        model: its content.
+        pairs: those on activations, in the order of the graph.
+    """
+
+    path: Path
+    model: ir.Model
+    pairs: list[Pair]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> QdqFile:
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: there is none, or none of its weights.
+            ValueError: it is no ONNX file, or has no quantized activation.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"verify: there is no file `onnx_path` {path}")
+        try:
+            model = ir.external_data.load_to_model(ir.load(path))
+            pairs = list(_activation_pairs(model.graph))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"verify: the weights of `onnx_path` {path} are in a file of their own, which is "
+                f"missing: {error.filename}"
+            ) from error
+        except Exception as error:
+            raise ValueError(f"verify: `onnx_path` {path} is no ONNX file: {error}") from error
+        if not pairs:
+            raise ValueError(
+                f"verify: no activation in `onnx_path` {path} goes through QuantizeLinear and "
+                "DequantizeLinear; write the file with aimet_torch.onnx.export"
+            )
+        return cls(path, model, pairs)
+
+    @property
+    def inputs(self) -> list[ir.Value]:
+        """The model's inputs."""
+        return [v for v in self.model.graph.inputs if v.const_value is None]
+
+
+def _activation_pairs(graph: ir.Graph) -> Iterable[Pair]:
+    for node in graph:
+        if node.op_type != "QuantizeLinear" or node.domain != "":
+            continue
+        source, output = node.inputs[0], node.outputs[0]
+        if source.const_value is not None:
+            continue  # a weight
+        readers = [use.node for use in output.uses() if use.node.op_type == "DequantizeLinear"]
+        if not readers:
+            continue
+        reader = readers[0]
+        result = reader.outputs[0]
+        scale = np.asarray(_constant(node, 1), np.float32)
+        zero_point = (
+            _constant(node, 2).astype(np.int64)
+            if len(node.inputs) > 2 and node.inputs[2] is not None
+            else np.zeros(scale.shape, np.int64)
+        )
+        yield Pair(
+            tensor=(result.name or "").removesuffix(_SUFFIX),
+            quantized=output.name or "",
+            scale=scale.reshape(()) if scale.size == 1 else scale,
+            zero_point=zero_point.reshape(()) if scale.size == 1 else zero_point,
+            axis=node.attributes["axis"].as_int() if "axis" in node.attributes else 1,
+            dtype=_type(node),
+            quantizer=reader.metadata_props.get(QUANTIZER_KEY),
+        )
+
+
+def _constant(node: ir.Node, index: int) -> np.ndarray:
+    tensor = ir.convenience.get_const_tensor(node.inputs[index])
+    if tensor is None:
+        raise ValueError(f"the grid of `{node.outputs[0].name}` is not constant")
+    return np.asarray(tensor.numpy())
+
+
+def _type(node: ir.Node) -> ir.DataType:
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        tensor = ir.convenience.get_const_tensor(node.inputs[2])
+        if tensor is not None:
+            return tensor.dtype
+    if "output_dtype" in node.attributes:
+        return ir.DataType(node.attributes["output_dtype"].as_int())
+    return ir.DataType.UINT8

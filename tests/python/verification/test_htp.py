@@ -1,0 +1,82 @@
+"""Simulation and Qualcomm's HTP, emulated, side by side; runs where onnxruntime-qnn installs."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+import torch
+
+import aimet_torch
+from aimet_torch.verification import htp
+from tests.python.verification.networks import exported
+
+REASON = htp.unavailable()
+needs_htp = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+
+
+def verified(name, folder, **options):
+    sim, path, inputs = exported(name, folder, **options)
+    return aimet_torch.verify(sim, path, inputs, target="htp")
+
+
+@needs_htp
+@pytest.mark.parametrize(
+    ("name", "options", "sqnr_db"),
+    [
+        ("conv_net", {}, 30),
+        ("conv_net", {"default_param_bw": 4}, 30),
+        ("conv_net", {"default_output_bw": 16}, 50),
+        ("block", {}, 25),
+        ("block", {"default_output_bw": 16}, 50),
+    ],
+    ids=["conv_w8a8", "conv_w4a8", "conv_w8a16", "block_w8a8", "block_w8a16"],
+)
+def test_the_whole_graph_runs_on_the_htp_and_agrees(name, options, sqnr_db, tmp_path):
+    result = verified(name, tmp_path, **options)
+    assert result.ok, str(result)  # no operator on the CPU, all within the limits
+    assert len(result.nodes) >= 7
+    narrow = [row for row in result.nodes if row.bitwidth == 8]
+    for row in narrow:
+        is_norm = "LayerNormalization" in row.operators
+        assert row.steps <= (2 if "depthwise" in row.operators else 1), row
+        assert row.equal >= (0.7 if is_norm else 0.9), row
+    (output,) = result.outputs
+    assert output.sqnr_db >= sqnr_db
+    assert "onnxruntime-qnn" in result.environment
+
+
+@needs_htp
+def test_an_operator_on_the_cpu_is_a_problem(tmp_path):
+    sim, path, inputs = exported("conv_net", tmp_path)
+    model = ir.load(path)
+    pool = next(n for n in model.graph if n.op_type == "GlobalAveragePool")
+    quantize = pool.outputs[0].consumers()[0]
+    dequantize = quantize.outputs[0].consumers()[0]
+    dequantize.outputs[0].replace_all_uses_with(pool.outputs[0])
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    ir.save(model, path)
+    # The simulation's quantizer goes, too, or the missing pair would be the complaint.
+    name = dequantize.metadata_props["aimet_torch.quantizer"]
+    owner, _, index = name.rpartition(".")
+    sim.model.get_submodule(owner)[int(index)] = None
+    result = aimet_torch.verify(sim, path, inputs[:1], target="htp")
+    assert not result.ok
+    assert any("instead of the htp" in p or "refuses" in p for p in result.problems), str(result)
+
+
+def test_a_missing_package_is_named_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.delenv("AIMET_HTP_PYTHON", raising=False)
+    monkeypatch.setattr(htp, "PACKAGE", "onnxruntime_qnn_that_is_not_there")
+    with pytest.raises(ModuleNotFoundError, match="pip install onnxruntime-qnn"):
+        aimet_torch.verify(None, tmp_path / "net.onnx", torch.zeros(1), target="htp")
+
+
+def test_another_environment_must_have_the_package(monkeypatch, tmp_path):
+    monkeypatch.setenv("AIMET_HTP_PYTHON", str(tmp_path / "python"))
+    with pytest.raises(ModuleNotFoundError, match="does not run"):
+        aimet_torch.verify(None, tmp_path / "net.onnx", torch.zeros(1), target="htp")
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexit 1\n")
+    script.chmod(0o755)
+    with pytest.raises(ModuleNotFoundError, match="has no package onnxruntime-qnn"):
+        aimet_torch.verify(None, tmp_path / "net.onnx", torch.zeros(1), target="htp")
