@@ -13,6 +13,7 @@
 #include "aimet/algorithms/bias_correction.h"
 #include "aimet/algorithms/cross_layer_equalization.h"
 #include "aimet/algorithms/high_bias_absorption.h"
+#include "aimet/algorithms/integer_layers.h"
 #include "aimet/algorithms/layer_moments.h"
 #include "aimet/algorithms/logits_range.h"
 #include "aimet/algorithms/norm_range.h"
@@ -34,6 +35,7 @@
 #include "aimet/ops/min_max.h"
 #include "aimet/ops/random_choice.h"
 #include "aimet/ops/range_search.h"
+#include "aimet/ops/requantization.h"
 #include "aimet/ops/simulation.h"
 #include "aimet/ops/value_range.h"
 

@@ -8,6 +8,7 @@
 #include "aimet/algorithms/bias_correction.h"
 #include "aimet/algorithms/cross_layer_equalization.h"
 #include "aimet/algorithms/high_bias_absorption.h"
+#include "aimet/algorithms/integer_layers.h"
 #include "aimet/algorithms/tie_free.h"
 
 #include <torch/library.h>
@@ -155,6 +156,20 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
   // The nearest fractions with a small odd denominator: no integer multiple of them is next to a
   // half.
   m.def("tie_free_multiplier(Tensor multiplier, float tolerance) -> Tensor");
+  // integer_layers.h: exact accumulators of integer-only layers, int64.
+  m.def(
+      "integer_convolution(Tensor input, Tensor weight, Tensor? bias, int input_zero_point, Tensor "
+      "weight_zero_point, int[] stride, int[] padding, int[] dilation, int groups=1, bool "
+      "transposed=False, int[] output_padding=[]) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "integer_matmul(Tensor input, Tensor other, Tensor? bias, int input_zero_point, Tensor "
+      "other_zero_point) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "accumulator_limits(Tensor weight, Tensor? bias, int input_min, int input_max) -> (Tensor "
+      "min, Tensor max)",
+      {at::Tag::pt2_compliant_tag});
 }
 
 TORCH_LIBRARY_IMPL(aimet, CompositeImplicitAutograd, m) {
@@ -163,6 +178,7 @@ TORCH_LIBRARY_IMPL(aimet, CompositeImplicitAutograd, m) {
   m.impl("absorb_high_bias", TORCH_FN(absorb_high_bias));
   m.impl("correct_bias_analytically", TORCH_FN(correct_bias_analytically));
   m.impl("smoothing_scale", TORCH_FN(smoothing_scale));
+  m.impl("accumulator_limits", TORCH_FN(accumulator_limits));
 }
 
 TORCH_LIBRARY_IMPL(aimet, CompositeExplicitAutograd, m) {

@@ -186,6 +186,18 @@ TORCH_LIBRARY(aimet, m) {
       "block_size=None) -> (Tensor range_min, Tensor range_max)",
       kTags);
 
+  // --- requantization.h: integer arithmetic behind the accumulators of a target ---
+  m.def("requantization_multiplier(Tensor ratio) -> (Tensor multiplier, Tensor shift)", kTags);
+  m.def(
+      "requantize(Tensor accumulator, Tensor multiplier, Tensor shift, int zero_point, int qmin, "
+      "int qmax, str rounding='gemmlowp') -> Tensor",
+      kTags);
+  m.def(
+      "integer_add(Tensor input, Tensor other, float input_scale, int input_zero_point, float "
+      "other_scale, int other_zero_point, float output_scale, int output_zero_point, int qmin, int "
+      "qmax, str rounding='gemmlowp', int left_shift=20) -> Tensor",
+      kTags);
+
   // --- build_info.h ---
   m.def("build_info() -> str", {at::Tag::pt2_compliant_tag});
   m.def("cpu_capability() -> str", {at::Tag::pt2_compliant_tag});
