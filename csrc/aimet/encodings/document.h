@@ -3,8 +3,9 @@
 // Python sees).
 //
 // Convention: real = (q + offset + zero_point_shift) * scale, with q on the signed grid
-// [-2^(b-1), 2^(b-1) - 1] when `is_signed`, on [0, 2^b - 1] otherwise. Files of version 0.x and
-// 1.0.0 hold offsets of the unsigned grid; readers and writers convert.
+// [-2^(b-1), 2^(b-1) - 1] when `is_signed`, on [0, 2^b - 1] otherwise; for floating-point formats
+// real = number * scale. Files of version 0.x and 1.0.0 hold offsets of the unsigned grid, files of
+// version 2.x zero points (-offset); readers and writers convert.
 
 #pragma once
 
@@ -29,38 +30,53 @@ struct ModuleSlot {
   bool operator==(const ModuleSlot&) const = default;
 };
 
-// The encoding of one tensor. Three forms, told apart by `dtype` and `has_grid()`:
-//   kFloat               only name, dtype and bitwidth (16 or 32) mean anything;
-//   kInt without a grid  likewise: a bitwidth request for a tensor that was not calibrated;
-//   kInt with a grid     scale, offset and shape are filled.
+// The encoding of one tensor. Four forms, told apart by `dtype` and `has_scale()`:
+//   kInt with a scale      scale, offset and shape are filled;
+//   kInt without a scale   only name, dtype and bitwidth mean anything: a bitwidth for a tensor
+//   that
+//                          was not calibrated;
+//   kFloat with a scale    float_format, scale and shape are filled (8-bit and 4-bit floats);
+//   kFloat without         only name, dtype and bitwidth (16 or 32) mean anything.
 struct TensorEncoding {
   std::string name;
   DataType dtype = DataType::kInt;
-  int bitwidth = 8;  // bits of the stored integers; for LPBQ those of the compressed integers
+  int bitwidth = 8;  // bits of the stored numbers; for LPBQ those of the compressed integers
+  // ONNX's name of a scaled floating-point format, such as "float8e4m3fn"; "" for all others.
+  std::string float_format;
   bool is_signed = false;
   bool is_symmetric = false;
   bool is_strict_symmetric = false;  // signed grid without its lowest level -2^(b-1)
 
   // Row-major over `shape`: one value for shape {}, one per channel or per block otherwise.
-  // Exception LPBQ: one per channel, while `shape` is that of `per_block_int_scale`.
+  // Exception: with scales of two levels (below) one per channel, while `shape` is that of the
+  // blocks.
   std::vector<double> scale;
-  std::vector<int64_t> offset;    // as many as `scale`
-  std::vector<int64_t> shape;     // right-aligned to the tensor's; {n} when the file tells no axis
+  std::vector<int64_t> offset;  // as many as `scale`; none for floating-point formats
+  // Right-aligned to the tensor's, or {n}, the count alone: beside a `channel_axis`, or where the
+  // file tells no axis.
+  std::vector<int64_t> shape;
   double zero_point_shift = 0.0;  // 0 or 0.5
 
   std::optional<int64_t> block_size;    // elements that share a scale on the block axis
-  std::optional<int64_t> channel_axis;  // of the tensor; unknown after reading 0.x and 1.0.0
+  std::optional<int64_t> block_axis;    // of `shape`; unknown after reading 0.x and 1.0.0
+  std::optional<int64_t> channel_axis;  // of the tensor; likewise; negative: counted from the end
 
-  // LPBQ (low power blockwise quantization): the scale of a block is
+  // LPBQ (low power blockwise quantization), scales of two levels: the scale of a block is
   // per_block_int_scale * scale of its channel, which makes the blocks' grids subsets of one
   // channel grid of `decompressed_bitwidth` bits.
   std::optional<int> decompressed_bitwidth;
   std::vector<int64_t> per_block_int_scale;
+  // Likewise with small floats instead of integers (NVFP4: "float8e4m3fn"):
+  // per_block_float_scale * scale of the channel, or of the tensor.
+  std::string block_scale_format;
+  std::vector<double> per_block_float_scale;
 
   std::optional<ModuleSlot> slot;
 
-  bool has_grid() const { return dtype == DataType::kInt && !scale.empty(); }
+  bool has_scale() const { return !scale.empty(); }
+  bool has_grid() const { return dtype == DataType::kInt && has_scale(); }
   bool is_lpbq() const { return decompressed_bitwidth.has_value(); }
+  bool has_two_levels() const { return is_lpbq() || !per_block_float_scale.empty(); }
   bool operator==(const TensorEncoding&) const = default;
 };
 
@@ -71,6 +87,9 @@ struct EncodingsDocument {
   std::map<std::string, std::string> producer;  // "package", "version"
   std::vector<TensorEncoding> activation_encodings;
   std::vector<TensorEncoding> param_encodings;
+  // Of files that do not tell parameters from activations: versions 2.x. Writers of those versions
+  // list all three sections.
+  std::vector<TensorEncoding> encodings;
   std::vector<std::string> excluded_layers;
   std::map<std::string, QuantizerArg> quantizer_args;
 

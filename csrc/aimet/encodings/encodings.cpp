@@ -18,12 +18,14 @@ namespace aimet::encodings {
 namespace {
 
 // The one list of versions, ascending.
-constexpr std::array<Format, 5> kFormats = {{
+constexpr std::array<Format, 7> kFormats = {{
     {"", read_0_4_0, write_unversioned},
     {"0.4.0", read_0_4_0, nullptr},
     {"0.5.0", read_0_6_1, nullptr},
     {"0.6.1", read_0_6_1, write_0_6_1},
     {"1.0.0", read_1_0_0, write_1_0_0},
+    {"2.0.0", read_2_0_0, write_2_0_0},
+    {"2.1.0", read_2_1_0, write_2_1_0},
 }};
 
 std::vector<std::string> versions(bool (*predicate)(const Format&)) {

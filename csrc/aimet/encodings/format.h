@@ -33,4 +33,10 @@ Json write_unversioned(const EncodingsDocument& document, const std::string& sou
 void read_1_0_0(const JsonView& root, EncodingsDocument& document);
 Json write_1_0_0(const EncodingsDocument& document, const std::string& source);
 
+// version_2_read.cpp, version_2_write.cpp
+void read_2_0_0(const JsonView& root, EncodingsDocument& document);
+void read_2_1_0(const JsonView& root, EncodingsDocument& document);
+Json write_2_0_0(const EncodingsDocument& document, const std::string& source);
+Json write_2_1_0(const EncodingsDocument& document, const std::string& source);
+
 }  // namespace aimet::encodings

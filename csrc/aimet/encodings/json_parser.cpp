@@ -15,6 +15,13 @@ namespace {
 
 // Objects below this size are searched linearly for duplicate keys; larger ones keep a hash set.
 constexpr size_t kLinearSearchSize = 16;
+// What values take in memory, at most: a growing vector has up to twice the room that it needs, and
+// half of that again while it moves; taking the tree down lists the children once more; large
+// objects keep a set of their keys beside them.
+constexpr size_t kValueBytes = 5 * sizeof(Json);
+constexpr size_t kStringBytes = 2 * sizeof(std::string);
+constexpr size_t kContainerBytes = kValueBytes + 64;
+constexpr size_t kMemberBytes = 5 * sizeof(std::string) + 64;
 // The parser's own messages are cut after this many bytes.
 constexpr size_t kMessageBytes = 200;
 
@@ -57,7 +64,10 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
   bool number_integer(number_integer_t value) override { return add(Json(value)); }
   bool number_unsigned(number_unsigned_t value) override { return add(Json(value)); }
   bool number_float(number_float_t value, const string_t&) override { return add(Json(value)); }
-  bool string(string_t& value) override { return add(Json(std::move(value))); }
+  bool string(string_t& value) override {
+    take_memory(kStringBytes + value.size());
+    return add(Json(std::move(value)));
+  }
   bool binary(binary_t&) override { return false; }  // does not occur in text
   bool start_object(std::size_t) override { return open(Json::object()); }
   bool start_array(std::size_t) override { return open(Json::array()); }
@@ -69,6 +79,7 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
     if (is_duplicate(frame, name)) {
       throw FormatError(source_, path() + json_path_step(name), "duplicate key");
     }
+    take_memory(kMemberBytes + name.size());
     frame.key = std::move(name);
     return true;
   }
@@ -113,7 +124,19 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
     return &append_member(*frame.container, frame.key, std::move(value));
   }
 
+  // Counts what the tree takes, so that a small text of many small values ends in an error and not
+  // in a machine without memory.
+  void take_memory(size_t bytes) {
+    memory_ += static_cast<int64_t>(bytes);
+    if (memory_ > limits_.max_memory) {
+      throw FormatError(source_, path(),
+                        fmt::format("its values take more than the limit of {} bytes of memory",
+                                    limits_.max_memory));
+    }
+  }
+
   bool add(Json value) {
+    take_memory(kValueBytes);
     attach(std::move(value));
     return true;
   }
@@ -123,6 +146,7 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
       throw FormatError(source_, path(),
                         fmt::format("nested deeper than {} levels", limits_.max_depth));
     }
+    take_memory(kContainerBytes);
     frames_.push_back({attach(std::move(container)), {}, {}});
     return true;
   }
@@ -146,6 +170,7 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
   const std::string& source_;
   const Limits& limits_;
   Json root_;
+  int64_t memory_ = 0;
   std::vector<Frame> frames_;
 };
 

@@ -1,15 +1,21 @@
 // The JSON form of an EncodingsDocument in which Python sees it: one shape for all file versions.
 //
 // {"version": str | null, "producer": {str: str}, "activation_encodings": [E...],
-//  "param_encodings": [E...], "excluded_layers": [str...], "quantizer_args": {str: scalar}}
+//  "param_encodings": [E...], "excluded_layers": [str...], "quantizer_args": {str: scalar}} and,
+//  where a file does not tell parameters from activations, "encodings": [E...]
 // E, always:  "name", "dtype": "int" | "float", "bitwidth"
-// E, with a grid: "signed", "symmetric", "scale": [...], "offset": [...], "shape": [...],
-//   "block_size": int | null, "channel_axis": int | null; where they apply "strict_symmetric":
-//   true, "zero_point_shift": 0.5, "decompressed_bitwidth", "per_block_int_scale": [...]
+// E, with a scale: "scale": [...], "shape": [...], "block_size": int | null,
+//   "channel_axis": int | null; where they apply "block_axis": int, "block_scale_format": str and
+//   "per_block_float_scale": [...]
+// E, integers with a scale: also "signed", "symmetric", "offset": [...]; where they apply
+//   "strict_symmetric": true, "zero_point_shift": 0.5, "decompressed_bitwidth",
+//   "per_block_int_scale": [...]
+// E, floats with a scale: also "format": str
 // E, in the layout by modules: "module_slot": {"kind": "input" | "output", "index": int}
 
 #include "aimet/encodings/json_view.h"
 #include "aimet/encodings/sections.h"
+#include "aimet/encodings/validate.h"
 
 #include <fmt/format.h>
 
@@ -52,18 +58,10 @@ void read_grid(const JsonView& entry, TensorEncoding& encoding) {
   if (const auto strict = entry.find("strict_symmetric")) {
     encoding.is_strict_symmetric = strict->boolean();
   }
-  const JsonView scale = entry.member("scale");
-  encoding.scale = read_list<double>(scale, [](const JsonView& value) { return value.scale(); });
-  if (encoding.scale.empty()) {
-    scale.fail("must not be empty");
-  }
   encoding.offset = read_integers(entry.member("offset"));
-  encoding.shape = read_integers(entry.member("shape"));
   if (const auto shift = entry.find("zero_point_shift")) {
     encoding.zero_point_shift = read_zero_point_shift(*shift);
   }
-  encoding.block_size = read_optional_integer(entry, "block_size");
-  encoding.channel_axis = read_optional_integer(entry, "channel_axis");
   if (const auto decompressed = entry.find("decompressed_bitwidth")) {
     encoding.decompressed_bitwidth = read_int_bitwidth(*decompressed);
   }
@@ -72,30 +70,67 @@ void read_grid(const JsonView& entry, TensorEncoding& encoding) {
   }
 }
 
-TensorEncoding read_entry(const JsonView& entry) {
-  TensorEncoding encoding;
-  encoding.name = entry.member("name").string();
+void read_scale(const JsonView& entry, TensorEncoding& encoding) {
+  const JsonView scale = entry.member("scale");
+  encoding.scale = read_list<double>(scale, [](const JsonView& value) { return value.scale(); });
+  if (encoding.scale.empty()) {
+    scale.fail("must not be empty");
+  }
+  encoding.shape = read_integers(entry.member("shape"));
+  encoding.block_size = read_optional_integer(entry, "block_size");
+  encoding.block_axis = read_optional_integer(entry, "block_axis");
+  encoding.channel_axis = read_optional_integer(entry, "channel_axis");
+  if (const auto format = entry.find("block_scale_format")) {
+    encoding.block_scale_format = format->string();
+  }
+  if (const auto values = entry.find("per_block_float_scale")) {
+    encoding.per_block_float_scale =
+        read_list<double>(*values, [](const JsonView& value) { return value.number(); });
+  }
+}
+
+void read_type(const JsonView& entry, TensorEncoding& encoding) {
   const JsonView dtype_view = entry.member("dtype");
   const std::string dtype = dtype_view.string();
   const JsonView bitwidth = entry.member("bitwidth");
-  if (dtype == "float") {
-    encoding.dtype = DataType::kFloat;
-    encoding.bitwidth = read_float_bitwidth(bitwidth);
-  } else if (dtype == "int") {
+  if (dtype == "int") {
     encoding.bitwidth = read_int_bitwidth(bitwidth);
-  } else {
+    return;
+  }
+  if (dtype != "float") {
     dtype_view.fail(fmt::format("must be \"int\" or \"float\", got \"{}\"", dtype));
   }
+  encoding.dtype = DataType::kFloat;
+  if (const auto format = entry.find("format")) {
+    encoding.float_format = format->string();
+    encoding.bitwidth = static_cast<int>(bitwidth.integer(1, kMaxBitwidth));
+  } else {
+    encoding.bitwidth = read_float_bitwidth(bitwidth);
+  }
+}
+
+TensorEncoding read_entry(const JsonView& entry) {
+  TensorEncoding encoding;
+  encoding.name = entry.member("name").string();
+  read_type(entry, encoding);
   const auto slot = entry.find("module_slot");
   if (slot) {
     encoding.slot = read_slot(*slot);
   }
+  const bool is_int = encoding.dtype == DataType::kInt;
   const size_t head_size = slot ? 4 : 3;
-  if (encoding.dtype == DataType::kInt && entry.json().size() > head_size) {
+  if (is_int && entry.json().size() > head_size) {
     entry.expect_keys({"name", "dtype", "bitwidth", "module_slot", "signed", "symmetric",
-                       "strict_symmetric", "scale", "offset", "shape", "block_size", "channel_axis",
-                       "zero_point_shift", "decompressed_bitwidth", "per_block_int_scale"});
+                       "strict_symmetric", "scale", "offset", "shape", "block_size", "block_axis",
+                       "channel_axis", "zero_point_shift", "decompressed_bitwidth",
+                       "per_block_int_scale", "block_scale_format", "per_block_float_scale"});
     read_grid(entry, encoding);
+    read_scale(entry, encoding);
+  } else if (!encoding.float_format.empty()) {
+    entry.expect_keys({"name", "dtype", "bitwidth", "module_slot", "format", "scale", "shape",
+                       "block_size", "block_axis", "channel_axis", "block_scale_format",
+                       "per_block_float_scale"});
+    read_scale(entry, encoding);
   } else {
     entry.expect_keys({"name", "dtype", "bitwidth", "module_slot"});
   }
@@ -116,18 +151,27 @@ Json write_entry(const TensorEncoding& encoding) {
     entry["module_slot"] = {{"kind", is_input ? "input" : "output"},
                             {"index", encoding.slot->index}};
   }
-  if (!encoding.has_grid()) {
+  if (!encoding.has_scale()) {
     return entry;
   }
-  entry["signed"] = encoding.is_signed;
-  entry["symmetric"] = encoding.is_symmetric;
-  if (encoding.is_strict_symmetric) {
-    entry["strict_symmetric"] = true;
+  if (encoding.dtype == DataType::kFloat) {
+    entry["format"] = encoding.float_format;
+  } else {
+    entry["signed"] = encoding.is_signed;
+    entry["symmetric"] = encoding.is_symmetric;
+    if (encoding.is_strict_symmetric) {
+      entry["strict_symmetric"] = true;
+    }
   }
   entry["scale"] = encoding.scale;
-  entry["offset"] = encoding.offset;
+  if (encoding.dtype == DataType::kInt) {
+    entry["offset"] = encoding.offset;
+  }
   entry["shape"] = encoding.shape;
   entry["block_size"] = optional_json(encoding.block_size);
+  if (encoding.block_axis) {
+    entry["block_axis"] = *encoding.block_axis;
+  }
   entry["channel_axis"] = optional_json(encoding.channel_axis);
   if (encoding.zero_point_shift != 0.0) {
     entry["zero_point_shift"] = encoding.zero_point_shift;
@@ -135,6 +179,10 @@ Json write_entry(const TensorEncoding& encoding) {
   if (encoding.is_lpbq()) {
     entry["decompressed_bitwidth"] = *encoding.decompressed_bitwidth;
     entry["per_block_int_scale"] = encoding.per_block_int_scale;
+  }
+  if (!encoding.per_block_float_scale.empty()) {
+    entry["block_scale_format"] = encoding.block_scale_format;
+    entry["per_block_float_scale"] = encoding.per_block_float_scale;
   }
   return entry;
 }
@@ -156,6 +204,9 @@ std::string to_neutral_json(const EncodingsDocument& document) {
   root["producer"] = document.producer;
   root["activation_encodings"] = write_section(document.activation_encodings);
   root["param_encodings"] = write_section(document.param_encodings);
+  if (!document.encodings.empty()) {
+    root["encodings"] = write_section(document.encodings);
+  }
   write_excluded_layers_and_quantizer_args(document, root);
   return to_compact_text(root);
 }
@@ -164,7 +215,7 @@ EncodingsDocument from_neutral_json(std::string_view text, const Limits& limits)
   const std::string source(kDocumentSource);
   const Json tree = parse_json(text, source, limits);
   const JsonView root(tree, source);
-  root.expect_keys({"version", "producer", "activation_encodings", "param_encodings",
+  root.expect_keys({"version", "producer", "activation_encodings", "param_encodings", "encodings",
                     "excluded_layers", "quantizer_args"});
   EncodingsDocument document;
   const auto version = root.find("version");
@@ -174,6 +225,9 @@ EncodingsDocument from_neutral_json(std::string_view text, const Limits& limits)
   document.activation_encodings =
       read_list<TensorEncoding>(root.member("activation_encodings"), read_entry);
   document.param_encodings = read_list<TensorEncoding>(root.member("param_encodings"), read_entry);
+  if (const auto section = root.find("encodings")) {
+    document.encodings = read_list<TensorEncoding>(*section, read_entry);
+  }
   read_common_sections(root, document);
   validate(document, source);
   return document;

@@ -159,4 +159,30 @@ std::string section_path(std::string_view section, const TensorEncoding& encodin
   return fmt::format("$.{}{}", section, json_path_step(encoding.name));
 }
 
+void expect_integers_of_one_level(const TensorEncoding& encoding, std::string_view version,
+                                  std::string_view section, const std::string& source) {
+  if (!encoding.float_format.empty()) {
+    throw UnsupportedError(source, section_path(section, encoding),
+                           fmt::format("version {} has no {} entries; write version 2.0.0", version,
+                                       encoding.float_format));
+  }
+  if (!encoding.per_block_float_scale.empty()) {
+    throw UnsupportedError(
+        source, section_path(section, encoding),
+        fmt::format("version {} has no scales of blocks in floating point; write version 2.1.0",
+                    version));
+  }
+}
+
+void expect_roles(const EncodingsDocument& document, std::string_view version,
+                  const std::string& source) {
+  if (!document.encodings.empty()) {
+    throw UnsupportedError(
+        source, section_path("encodings", document.encodings.front()),
+        fmt::format("version {} lists parameters apart from activations, and it is not known which "
+                    "this is; convert with the model or the names of its parameters at hand",
+                    version));
+  }
+}
+
 }  // namespace aimet::encodings

@@ -41,4 +41,19 @@ std::string to_compact_text(const Json& value);
 // Location of an encoding in errors about writing.
 std::string section_path(std::string_view section, const TensorEncoding& encoding);
 
+// Whether `version` is of the family with one list of entries.
+bool is_version_2(std::string_view version);
+
+// An entry's name; where a file names modules, with the input or output. And how many numbers share
+// a scale, in words.
+std::string entry_key(const TensorEncoding& encoding);
+std::string granularity_of(const TensorEncoding& encoding);
+
+// For versions before 2: scaled floats, floats as scales, and entries of which it is not known
+// whether they are parameters have no place there.
+void expect_integers_of_one_level(const TensorEncoding& encoding, std::string_view version,
+                                  std::string_view section, const std::string& source);
+void expect_roles(const EncodingsDocument& document, std::string_view version,
+                  const std::string& source);
+
 }  // namespace aimet::encodings

@@ -211,6 +211,7 @@ Json write_entries(const TensorEncoding& encoding, std::string_view section,
     throw UnsupportedError(source, section_path(section, encoding),
                            "version 0.6.1 cannot express LPBQ encodings; write version 1.0.0");
   }
+  expect_integers_of_one_level(encoding, "0.6.1", section, source);
   Json head = {{"bitwidth", encoding.bitwidth},
                {"dtype", encoding.dtype == DataType::kInt ? "int" : "float"}};
   Json entries = Json::array();
@@ -278,6 +279,7 @@ void read_0_6_1(const JsonView& root, EncodingsDocument& document) {
 }
 
 Json write_0_6_1(const EncodingsDocument& document, const std::string& source) {
+  expect_roles(document, "0.6.1", source);
   Json root = {{"version", "0.6.1"}};
   write_producer(document, root);
   root["activation_encodings"] = write_activations(document, source);
@@ -287,6 +289,7 @@ Json write_0_6_1(const EncodingsDocument& document, const std::string& source) {
 }
 
 Json write_unversioned(const EncodingsDocument& document, const std::string& source) {
+  expect_roles(document, "0.6.1", source);
   Json root = Json::object();
   if (!document.activation_encodings.empty()) {
     root["activation_encodings"] = write_activations(document, source);

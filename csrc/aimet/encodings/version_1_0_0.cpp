@@ -1,8 +1,7 @@
 // Files of version 1.0.0: lists of flat objects, one per tensor, with explicit granularity. The
 // channel axis (output channels) and block axis (input channels) are implied by the format and
 // the shapes of scales are not stored, so that reading gives {count}, or {channels, blocks} for
-// LPBQ. The format has no strict symmetric grid: such encodings are written with the full one,
-// which has the same levels and one more.
+// LPBQ.
 
 #include "aimet/encodings/format.h"
 #include "aimet/encodings/sections.h"
@@ -206,6 +205,12 @@ Json write_section(const std::vector<TensorEncoding>& encodings, std::string_vie
                              "version 1.0.0 names tensors, not inputs and outputs of modules; "
                              "write version 0.6.1");
     }
+    expect_integers_of_one_level(encoding, "1.0.0", section, source);
+    if (encoding.is_strict_symmetric) {
+      throw UnsupportedError(source, section_path(section, encoding),
+                             "version 1.0.0 has no grid without its lowest level "
+                             "(`strict_symmetric`); write version 0.6.1");
+    }
     Json entry = {{"name", encoding.name},
                   {"enc_type", enc_type_of(encoding)},
                   {"dtype", encoding.dtype == DataType::kInt ? "INT" : "FLOAT"},
@@ -239,6 +244,7 @@ void read_1_0_0(const JsonView& root, EncodingsDocument& document) {
 }
 
 Json write_1_0_0(const EncodingsDocument& document, const std::string& source) {
+  expect_roles(document, "1.0.0", source);
   Json root = {{"version", "1.0.0"}};
   write_producer(document, root);
   root["activation_encodings"] =

@@ -176,7 +176,8 @@ TORCH_LIBRARY(aimet, m) {
   m.def("choose_randomly(Tensor first, Tensor second, float probability, int seed) -> Tensor",
         kTags);
   m.def(
-      "_choose_randomly_backward(Tensor grad, float probability, int seed) -> (Tensor first, Tensor "
+      "_choose_randomly_backward(Tensor grad, float probability, int seed) -> (Tensor first, "
+      "Tensor "
       "second)",
       kTags);
 
@@ -206,4 +207,9 @@ TORCH_LIBRARY(aimet, m) {
   m.def("read_encodings(str path) -> str", {at::Tag::pt2_compliant_tag});
   m.def("parse_encodings(str text, str source) -> str", {at::Tag::pt2_compliant_tag});
   m.def("write_encodings(str path, str document, str version) -> ()", {at::Tag::pt2_compliant_tag});
+  m.def("check_encodings(str document, str model) -> str", {at::Tag::pt2_compliant_tag});
+  m.def("diff_encodings(str left, str right, float tolerance) -> str",
+        {at::Tag::pt2_compliant_tag});
+  m.def("convert_encodings(str document, str version, str options) -> str",
+        {at::Tag::pt2_compliant_tag});
 }

@@ -3,8 +3,10 @@
 #include "samples.h"
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -63,6 +65,36 @@ TEST_F(EncodingsFile, IsWrittenAndReadBack) {
   EXPECT_EQ(names(), std::vector<std::string>{"m.encodings"});
 }
 
+// A reader that looks at any time sees one whole file or the other, whatever the version written;
+// and a writer that is killed leaves one of them.
+TEST_F(EncodingsFile, IsWholeWheneverAWriterIsKilled) {
+  std::vector<EncodingsDocument> documents;
+  for (const std::string& file : testing::kAllFiles) {
+    documents.push_back(parse(file, "file"));
+  }
+  write_file(path("m"), documents.front(), "0.6.1");
+  constexpr int kWriters = 20;
+  for (int round = 0; round < kWriters; ++round) {
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      for (size_t count = 0;; ++count) {
+        const EncodingsDocument& document = documents[count % documents.size()];
+        write_file(path("m"), document, document.version);
+      }
+    }
+    for (int look = 0; look < 5; ++look) {
+      const EncodingsDocument seen = read_file(path("m"));
+      EXPECT_NE(std::find(documents.begin(), documents.end(), seen), documents.end());
+    }
+    ::usleep(1000U * static_cast<unsigned>(1 + round % 5));
+    ASSERT_EQ(::kill(child, SIGKILL), 0);
+    ASSERT_EQ(::waitpid(child, nullptr, 0), child);
+    const EncodingsDocument left = read_file(path("m"));
+    EXPECT_NE(std::find(documents.begin(), documents.end(), left), documents.end());
+  }
+}
+
 TEST_F(EncodingsFile, IsReplacedWithItsModeKept) {
   write_file(path("m"), parse(kFile061, "file"), "0.6.1");
   ASSERT_EQ(::chmod(path("m").c_str(), 0640), 0);
@@ -98,18 +130,28 @@ TEST_F(EncodingsFile, LeavesTheOldOneWhenTheDocumentIsWrong) {
 TEST_F(EncodingsFile, LeavesTheOldOneWhenTheDiskIsFull) {
   write_file(path("m"), document_, "1.0.0");
   const std::string before = content("m");
-  EncodingsDocument large = document_;
-  large.excluded_layers.assign(10000, "a layer with a name");
+  EncodingsDocument large;
+  TensorEncoding weight;
+  weight.name = "conv.weight";
+  weight.is_signed = weight.is_symmetric = true;
+  weight.scale.assign(10000, 0.0123);
+  weight.offset.assign(10000, 0);
+  weight.shape = {10000};
+  weight.channel_axis = 0;
+  large.param_encodings = {weight};
   struct rlimit old_limit{};
   ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old_limit), 0);
   const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
   struct rlimit small = old_limit;
   small.rlim_cur = 4096;
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
-  const int code = error_number([&] { write_file(path("m"), large, "1.0.0"); });
+  std::vector<int> codes;
+  for (const std::string& version : writable_versions()) {
+    codes.push_back(error_number([&] { write_file(path("m"), large, version); }));
+  }
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &old_limit), 0);
   std::signal(SIGXFSZ, old_handler);
-  EXPECT_EQ(code, EFBIG);
+  EXPECT_EQ(codes, std::vector<int>(4, EFBIG));
   EXPECT_EQ(content("m"), before);
   EXPECT_EQ(names(), std::vector<std::string>{"m"});
 }

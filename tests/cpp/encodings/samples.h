@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
 namespace aimet::encodings::testing {
 
@@ -54,6 +55,35 @@ inline const std::string kFileTorch = R"({
            "output": {"0": [{"bitwidth": 4, "dtype": "int", "is_symmetric": "True", "min": -0.8,
                              "max": 0.7, "scale": 0.1, "offset": -8}]}}},
  "param_encodings": {}})";
+
+inline const std::string kFile200 = R"({"version": "2.0.0",
+ "producer": {"package": "aimet-torch", "version": "2.42.0"},
+ "encodings": [
+   {"name": "input", "output_dtype": "uint8", "y_scale": 0.011764705882352941, "y_zero_point": 85},
+   {"name": "conv1.weight", "output_dtype": "int8", "y_scale": [0.01, 0.02], "axis": 0},
+   {"name": "conv1.bias", "output_dtype": "int32",
+    "y_scale": [0.00011764705882352942, 0.00023529411764705883], "axis": 0},
+   {"name": "fc1.weight", "output_dtype": "int4", "y_scale": [[0.01, 0.02], [0.03, 0.04]],
+    "y_zero_point": [[0, 1], [0, -8]], "axis": 1, "block_size": 16},
+   {"name": "fc2.weight", "output_dtype": "int4", "per_block_int_scale": [[3, 16], [9, 12]],
+    "per_channel_float_scale": [[0.001], [0.002]], "axis": 1, "block_size": 16},
+   {"name": "w_int2", "output_dtype": "int2", "y_scale": [0.5, 0.25], "y_zero_point": [-0.5, -0.5],
+    "axis": 0},
+   {"name": "mx", "output_dtype": "float4e2m1", "y_scale": [[0.5, 0.25]], "axis": -1,
+    "block_size": 32},
+   {"name": "kv", "output_dtype": "float8e4m3fn", "y_scale": 0.0125}]})";
+
+inline const std::string kFile210 = R"({"version": "2.1.0", "encodings": [
+   {"name": "scores", "output_dtype": "uint16", "y_scale": 0.25},
+   {"name": "fc2.weight", "output_dtype": "int4", "axis": 1, "block_size": 16,
+    "y_scale": {"x": [[3, 16], [9, 12]], "x_scale": [0.001, 0.002], "axis": 0}},
+   {"name": "fc3.weight", "output_dtype": "float4e2m1", "axis": 1, "block_size": 16,
+    "y_scale": {"x": [[0.5, 1.0], [2.0, 1.5]], "x_scale": 0.0009,
+                "input_dtype": "float8e4m3fn"}}]})";
+
+// One file of each kind.
+inline const std::vector<std::string> kAllFiles = {kFile061, kFile100, kFileTorch, kFile200,
+                                                   kFile210};
 
 // Replaces the only occurrence of `before`.
 inline std::string replaced(std::string text, const std::string& before, const std::string& after) {

@@ -150,9 +150,12 @@ TEST(Version100, RefusesToWriteWhatAVersionCannotExpress) {
     EXPECT_NE(error.reason().find("write version 1.0.0"), std::string::npos);
   }
   EXPECT_THROW(serialize(parse(kFileTorch, "file"), "1.0.0"), UnsupportedError);
-  for (const char* version : {"0.4.0", "0.5.0", "2.0.0", "latest"}) {
+  for (const char* version : {"0.4.0", "0.5.0", "3.0.0", "latest"}) {
     EXPECT_THROW(serialize(lpbq, version), UnsupportedError) << version;
   }
+  EncodingsDocument strict = lpbq;
+  strict.param_encodings[0].is_strict_symmetric = true;
+  EXPECT_THROW(serialize(strict, "1.0.0"), UnsupportedError);
   EncodingsDocument mixed = parse(kFileTorch, "file");
   mixed.activation_encodings.push_back(lpbq.activation_encodings[0]);
   EXPECT_THROW(serialize(mixed, "0.6.1"), UnsupportedError);
