@@ -22,7 +22,7 @@ from aimet_torch.export.capture import MARKER_DOMAIN, Capture, is_marker, marker
 _SIZE_READERS = frozenset({"Shape", "Size"})
 
 # Every number of the first output is a number of the first input, or zero, which every grid holds.
-_GRID_PRESERVING = frozenset(
+GRID_PRESERVING = frozenset(
     {
         "DepthToSpace",
         "Dropout",
@@ -301,7 +301,7 @@ def _preserved(node: ir.Node, graph: EncodedGraph) -> TensorEncoding | None:
     if not encoding.is_per_tensor:
         return encoding if node.op_type == "Identity" else None
     is_kept = (
-        node.op_type in _GRID_PRESERVING
+        node.op_type in GRID_PRESERVING
         or (node.op_type == "Concat" and all(_is_alike(v, encoding, graph) for v in node.inputs))
         or (node.op_type == "Pad" and _pads_with_zero(node))
         or (node.op_type == "Resize" and _mode(node, "nearest") == "nearest")

@@ -11,6 +11,7 @@ from typing import Any
 from aimet_torch.report import pages
 from aimet_torch.report.document import environment
 from aimet_torch.report.pages import format_db, format_percent
+from aimet_torch.verification.integer.results import IntegerPrediction
 
 DEPTHWISE = "Conv (depthwise)"
 LAYER_NORM = "LayerNormalization"
@@ -153,7 +154,7 @@ class Verification:
     outputs: list[OutputRow] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    integer: Any = None
+    integer: IntegerPrediction | None = None
     limits: Limits = field(default_factory=Limits)
     seconds: float = 0.0
     environment: dict[str, str] = field(default_factory=environment)

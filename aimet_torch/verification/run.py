@@ -14,9 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from aimet_torch.export.files import save_model
+from aimet_torch.ops.integer import Rounding
 from aimet_torch.verification import groups, judge
 from aimet_torch.verification.htp import LIMITS as HTP_LIMITS
 from aimet_torch.verification.htp import Htp
+from aimet_torch.verification.integer.prediction import check_options, predict
 from aimet_torch.verification.qdq_file import Pair, QdqFile
 from aimet_torch.verification.recording import Recorder, Recording, calls_of
 from aimet_torch.verification.results import Limits, Verification
@@ -35,7 +37,8 @@ def verify(
     node_by_node: bool = True,
     end_to_end: bool = True,
     optimized: bool = True,
-    integer: bool = False,
+    integer: bool | Rounding = False,
+    accumulator_bits: int = 32,
     limits: Limits | None = None,
     htp_options: Mapping[str, str] | None = None,
 ) -> Verification:
@@ -59,7 +62,10 @@ def verify(
         end_to_end: compare the whole model.
         optimized: also run the whole model with ONNX Runtime's graph optimizations, which replace
             operators by integer ones; some processors saturate their sums, which a note tells.
-        integer: also predict what an integer-only target computes.
+        integer: also predict what a target computes that has integers only, and which of its
+            accumulators could overflow: True, or how it rounds when it requantizes: "gemmlowp"
+            (the same as True), "single" or "half_even" (docs/integer.md).
+        accumulator_bits: of that target, 32 or 64.
         limits: what counts as agreement, instead of the target's own limits.
         htp_options: options of the QNN execution provider, such as {"soc_model": "43"}.
 
@@ -82,6 +88,9 @@ def verify(
     True
     """
     start = time.perf_counter()
+    rounding = "gemmlowp" if integer is True else integer
+    if rounding:
+        check_options(rounding, accumulator_bits)
     runner, limits = _target(target, limits, htp_options)
     file = QdqFile.load(onnx_path)
     recorder = Recorder(sim, file)
@@ -98,8 +107,10 @@ def verify(
     work = _Work(file, pairs, recordings, runner, result)
     with tempfile.TemporaryDirectory(prefix="aimet-verify-") as folder:
         work.run(Path(folder), node_by_node, end_to_end, optimized and target == "onnxruntime")
-    if integer:
-        result.integer = _integer(work)
+    if rounding:
+        result.integer = predict(file.model, recordings, rounding, accumulator_bits)
+        result.problems += result.integer.problems
+        result.notes += result.integer.notes
     result.seconds = time.perf_counter() - start
     return result
 
@@ -191,7 +202,3 @@ class _Work:
                 "AVX-512 without VNNI: with graph optimizations, results may be far off; session "
                 "option `session.x64quantprecision`=1 or weights of 7 bits avoid it"
             )
-
-
-def _integer(work: _Work) -> Any:
-    raise NotImplementedError("verify: `integer`=True is not there yet")
