@@ -1,6 +1,7 @@
 """The connected graph of a model: tracing, operations, values, and how to run it."""
 
 from aimet_torch.graph.capture import bind_inputs, trace
+from aimet_torch.graph.macs import macs_of_module, multiply_accumulates
 from aimet_torch.graph.model_graph import Boundary, ModelGraph, OpNode, Value, skip_identity
 from aimet_torch.graph.op_types import GRID_PRESERVING_OPS, op_type_of_module
 from aimet_torch.graph.rewrite import drop_simulation_keywords
@@ -13,6 +14,8 @@ __all__ = [
     "Value",
     "bind_inputs",
     "drop_simulation_keywords",
+    "macs_of_module",
+    "multiply_accumulates",
     "op_type_of_module",
     "skip_identity",
     "trace",

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import aimet_torch
+from aimet_torch.common import tables
 from aimet_torch.export import onnx_qdq
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.report import pages
@@ -174,7 +175,7 @@ def test_table_json_and_html(conv_net, tmp_path, monkeypatch):
     text = str(result)
     assert "simulation to target" in text
     assert "problem: Gemm" in text
-    monkeypatch.setattr(pages, "text_table", pages._plain_table)
+    monkeypatch.setattr(pages, "text_table", tables._plain_table)
     assert "simulation to target" in str(result)  # without rich
     document = json.loads(result.write_json(tmp_path / "out" / "result.json").read_text())
     assert document["ok"] is False
