@@ -194,9 +194,11 @@ def _calls_of(graph: ModelGraph, input: Any) -> tuple[list[_Call], list[str]]:
     return calls, unknown
 
 
-_PRODUCTS = frozenset(
-    ["matmul", "mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm", "einsum", "bilinear", "tensordot", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "scaled_dot_product_attention"]
-)
+_PRODUCTS = frozenset({
+    "matmul", "mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm", "einsum", "bilinear",
+    "tensordot", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "linear", "scaled_dot_product_attention",
+})  # fmt: skip
 
 
 def _call_of(op: OpNode) -> _Call:

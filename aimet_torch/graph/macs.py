@@ -16,9 +16,10 @@ __all__ = ["macs_of_module", "multiply_accumulates"]
 Shape = Sequence[int]
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
-_RECURRENT_FUNCTIONS = frozenset(
-    ["lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"]
-)
+_RECURRENT_FUNCTIONS = frozenset({
+    "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell",
+    "rnn_relu_cell",
+})  # fmt: skip
 _WITH_BIAS_FIRST = ("addmm", "addmv", "baddbmm")
 _CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
