@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -171,6 +172,27 @@ class _Writer:
             use.node.replace_input_with(use.idx, result)
         if is_output:
             self._take_over_output(value, result)
+        factors = [use for use in readers if use.node.op_type == "MatMul" and use.idx == 1]
+        if factors and not value.is_initializer() and _is_wide_and_shifted(grid):
+            self._sign(result, name, grid, factors)
+
+    def _sign(self, result: ir.Value, name: str, grid: OnnxGrid, factors: list[Any]) -> None:
+        """Let matrix products read a wide second factor as signed integers: the same numbers.
+
+        Qualcomm's HTP multiplies uint16 by int16; a second uint16 would be cut to 8 bits.
+        """
+        signed = onnx_grid(grid.encoding, "signed", self._opset)
+        rank = result.shape.rank() if result.shape is not None else 0
+        scale, zero_point, attributes = self._parameters(f"{name}_signed", signed, rank, result)
+        kind = "QuantizeLinear", "DequantizeLinear"
+        for op_type, dtype in zip(kind, (signed.dtype, result.dtype), strict=True):
+            suffix = "quantized" if op_type == kind[0] else "dequantized"
+            result = self._node(
+                op_type, [result, scale, zero_point], f"{name}_signed_{suffix}", dtype,
+                result.shape, attributes,
+            )  # fmt: skip
+        for use in factors:
+            use.node.replace_input_with(use.idx, result)
 
     def _grid(self, value: ir.Value, encoding: TensorEncoding) -> OnnxGrid:
         if not (value.is_initializer() and encoding.is_param):
@@ -281,6 +303,12 @@ class _Writer:
         value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
         self._graph.append(node)  # sorted when all nodes are there
         return value
+
+
+def _is_wide_and_shifted(grid: OnnxGrid) -> bool:
+    """Whether a grid symmetric about zero is stored as uint16."""
+    is_symmetric = grid.encoding.qmin < 0 and not np.any(grid.encoding.offset)
+    return is_symmetric and grid.dtype == ir.DataType.UINT16
 
 
 def _by_block(

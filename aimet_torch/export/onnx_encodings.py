@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from aimet_torch import encodings as encodings_files
+from aimet_torch.common.services import service
 from aimet_torch.common.version import __version__
 from aimet_torch.export.bias import integer_biases
 from aimet_torch.export.capture import capture
@@ -29,8 +31,9 @@ def export_onnx_with_encodings(
     export_model: bool = True,
     export_int32_bias: bool | None = None,
     force_activation_as: str | None = None,
+    verify: bool | str = False,
     **torch_onnx_kwargs: Any,
-) -> None:
+) -> Any:
     """Write `f`, an ONNX file without a trace of quantizers, and `<stem of f>.encodings`.
 
     Every quantized tensor has an entry under its ONNX name (parameters: their `state_dict` name),
@@ -49,9 +52,15 @@ def export_onnx_with_encodings(
             steps of (input scale * weight scale); not by default, as in AIMET for these versions.
         force_activation_as: for AIMET's scripts; without effect, as these versions always count
             from the unsigned grid.
+        verify: run the files beside the simulation on `args` when they are written, as
+            `aimet_torch.verify` does: True for ONNX Runtime, or the name of the target, "htp". A
+            warning tells what is not within its limits.
         **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`,
             `dynamic_shapes`, `dynamic_axes`, `opset_version` (18 or later), `external_data` (True:
             weights in a file of their own).
+
+    Returns:
+        The `Verification`; None without `verify`.
 
     Raises:
         ValueError: quantizers that have seen no data, or an option that is not supported.
@@ -71,6 +80,22 @@ def export_onnx_with_encodings(
         if export_model:
             save_model(graph.model, folder / path.name, external_data)
         encodings_files.write(other / encodings_file.name, document, encoding_version)
+    if not verify:
+        return None
+    return verified(
+        sim, path, args, verify, encodings_path=encodings_file, export_options=torch_onnx_kwargs
+    )
+
+
+def verified(sim: Any, path: Path, args: Any, verify: bool | str, **options: Any) -> Any:
+    """Verify a file that was just written, with the example; problems become warnings."""
+    target = verify if isinstance(verify, str) else "onnxruntime"
+    # In `verify`, a list is several calls.
+    call = tuple(args) if isinstance(args, list) else args
+    result = service("verify")(sim, path, call, target=target, **options)
+    for problem in result.problems:
+        warnings.warn(f"export: {path.name} on {target}: {problem}", stacklevel=3)
+    return result
 
 
 def model_of(sim: Any) -> nn.Module:

@@ -6,13 +6,11 @@ Also reachable as `aimet_torch.onnx`.
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from aimet_torch.common.services import service
 from aimet_torch.export.batch_norm import fold_batch_norms
 from aimet_torch.export.capture import DEFAULT_OPSET, capture, read_encodings
 from aimet_torch.export.constants import fold_moved_parameters
@@ -20,7 +18,7 @@ from aimet_torch.export.encoded_graph import EncodedGraph, encode
 from aimet_torch.export.files import replace_together, save_model
 from aimet_torch.export.linear import merge_linear_layers
 from aimet_torch.export.lowering import lower
-from aimet_torch.export.onnx_encodings import model_of
+from aimet_torch.export.onnx_encodings import model_of, verified
 from aimet_torch.export.onnx_grid import check_signedness, needed_opset
 
 __all__ = ["export"]
@@ -85,17 +83,7 @@ def export(
     )
     with replace_together(path.parent) as folder:
         save_model(graph.model, folder / path.name, torch_onnx_kwargs.get("external_data"))
-    return _verified(model, path, args, verify) if verify else None
-
-
-def _verified(sim: Any, path: Path, args: Any, verify: bool | str) -> Any:
-    target = verify if isinstance(verify, str) else "onnxruntime"
-    # In `verify`, a list is several calls.
-    call = tuple(args) if isinstance(args, list) else args
-    result = service("verify")(sim, path, call, target=target)
-    for problem in result.problems:
-        warnings.warn(f"onnx_qdq.export: {path.name} on {target}: {problem}", stacklevel=3)
-    return result
+    return verified(model, path, args, verify) if verify else None
 
 
 def to_qdq(
@@ -112,11 +100,16 @@ def to_qdq(
         model_of(model), args, **{"opset_version": _opset(model_of(model)), **torch_onnx_kwargs}
     )
     graph = encode(captured, torch_onnx_kwargs.get("output_names") or ())
+    prepare(graph)
+    lower(graph, export_int32_bias, prequantize_constants, force_activation_as)
+    return graph
+
+
+def prepare(graph: EncodedGraph) -> None:
+    """Bring a graph into the form in which each of a target's operators is one node, in place."""
     fold_moved_parameters(graph)
     fold_batch_norms(graph)
     merge_linear_layers(graph)
-    lower(graph, export_int32_bias, prequantize_constants, force_activation_as)
-    return graph
 
 
 def _opset(model: nn.Module) -> int:

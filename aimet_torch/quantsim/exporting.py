@@ -25,7 +25,7 @@ class OnnxExporter:
 
     def export(
         self, args: Any, f: str | Path, *, encoding_version: str = "1.0.0", **torch_onnx_kwargs: Any
-    ) -> None:
+    ) -> Any:
         """Write `f` and `<stem of f>.encodings`.
 
         Args:
@@ -33,12 +33,15 @@ class OnnxExporter:
             f: path of the ONNX file.
             encoding_version: "0.6.1" or "1.0.0".
             **torch_onnx_kwargs: passed on to `torch.onnx.export` (input_names, dynamic_shapes,
-                ...).
+                ...). `verify=True` runs the files in ONNX Runtime beside the simulation.
+
+        Returns:
+            With `verify` the `Verification`, else None.
 
         Raises:
             ValueError: quantizers without a range, or an unknown version.
         """
-        service("export_onnx_with_encodings")(
+        return service("export_onnx_with_encodings")(
             self._sim, args, f, encoding_version=encoding_version, **torch_onnx_kwargs
         )
 

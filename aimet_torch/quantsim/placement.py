@@ -17,6 +17,8 @@ from aimet_torch.quantsim.fusion import TRANSPARENT_OPS, fused_chains
 # Operators whose second tensor operand is a weight when it is a parameter, with the axis of its
 # output channels.
 WEIGHT_OPERAND_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}
+# Generation of the HTP from which the second factor of a product of 16-bit activations is signed.
+_SIGNED_FACTORS_SINCE = 73
 
 
 @dataclass
@@ -49,12 +51,13 @@ class Plan:
     params: dict[tuple[str, str], Decision] = field(default_factory=dict)
 
 
-def plan(graph: ModelGraph, config: QuantSimConfig) -> Plan:
+def plan(graph: ModelGraph, config: QuantSimConfig, activation_bits: int = 8) -> Plan:
     """Decide for every tensor of the graph whether it gets a quantizer.
 
     Args:
         graph: the traced model after `to_module()`.
         config: the configuration.
+        activation_bits: of the quantizers of activations, at first.
 
     Returns:
         The decisions; nothing is changed.
@@ -71,7 +74,32 @@ def plan(graph: ModelGraph, config: QuantSimConfig) -> Plan:
             decision = _input_decision(op, i, value, config)
             if decision is not None:
                 result.inputs[op.name, i] = decision
+    generation = config.hw_generation
+    if generation is not None and generation >= _SIGNED_FACTORS_SINCE and activation_bits > 8:
+        for op in graph.ops:
+            if op.op_type == "MatMul" and len(op.inputs) > 1:
+                _make_symmetric(op.inputs[1], result)
     return result
+
+
+def _make_symmetric(value: Value, result: Plan) -> None:
+    """Put the tensor that a matrix product has as its second factor on a grid about zero.
+
+    From V73 on, the HTP multiplies two 16-bit activations if the second one is symmetric, and cuts
+    it to 8 bits if it is not.
+    """
+    while value.producer is not None and value.producer.op_type in (
+        *TRANSPARENT_OPS,
+        *GRID_PRESERVING_OPS,
+    ):
+        value = value.producer.inputs[0]
+    if value.producer is not None:
+        index = next(i for i, v in enumerate(value.producer.outputs) if v is value)
+        result.outputs[value.producer.name, index].is_symmetric = True
+    for reader, position in value.consumers:
+        decision = result.inputs.get((reader.name, position))
+        if decision is not None and value.kind == "input":
+            decision.is_symmetric = True
 
 
 def _output_decision(op: OpNode, value: Value, config: QuantSimConfig) -> Decision:

@@ -124,7 +124,7 @@ class QuantizationSimModel(ExportMethods):
         self.graph: ModelGraph = trace(source, dummy_input)
         self.model: nn.Module = self.graph.to_module()
         check_before_loading(self.model)
-        self.plan = plan(self.graph, self.config)
+        self.plan = plan(self.graph, self.config, default_output_bw)
         with evaluation_mode(self.model):
             self._realization = realize(
                 self.model, self.graph, self.plan, self.settings, self.config, self._run_example

@@ -108,19 +108,16 @@ class QdqFile:
             FileNotFoundError: there is none, or none of its weights.
             ValueError: it is no ONNX file, or has no quantized activation.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"verify: there is no file `onnx_path` {path}")
-        try:
-            model = ir.external_data.load_to_model(ir.load(path))
-            pairs = list(_activation_pairs(model.graph))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"verify: the weights of `onnx_path` {path} are in a file of their own, which is "
-                f"missing: {error.filename}"
-            ) from error
-        except Exception as error:
-            raise ValueError(f"verify: `onnx_path` {path} is no ONNX file: {error}") from error
+        return cls.of(Path(path), load_model(Path(path)))
+
+    @classmethod
+    def of(cls, path: Path, model: ir.Model) -> QdqFile:
+        """The content of a file.
+
+        Raises:
+            ValueError: it has no quantized activation.
+        """
+        pairs = list(_activation_pairs(model.graph))
         if not pairs:
             raise ValueError(
                 f"verify: no activation in `onnx_path` {path} goes through QuantizeLinear and "
@@ -132,6 +129,31 @@ class QdqFile:
     def inputs(self) -> list[ir.Value]:
         """The model's inputs."""
         return [v for v in self.model.graph.inputs if v.const_value is None]
+
+
+def load_model(path: Path) -> ir.Model:
+    """Read an ONNX file with all its weights.
+
+    Raises:
+        FileNotFoundError: there is none, or none of its weights.
+        ValueError: it is no ONNX file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"verify: there is no file `onnx_path` {path}")
+    try:
+        return ir.external_data.load_to_model(ir.load(path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"verify: the weights of `onnx_path` {path} are in a file of their own, which is "
+            f"missing: {error.filename}"
+        ) from error
+    except Exception as error:
+        raise ValueError(f"verify: `onnx_path` {path} is no ONNX file: {error}") from error
+
+
+def is_quantized(model: ir.Model) -> bool:
+    """Whether any node quantizes."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph)
 
 
 def _activation_pairs(graph: ir.Graph) -> Iterable[Pair]:

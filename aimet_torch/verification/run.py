@@ -16,10 +16,11 @@ import onnx_ir as ir
 from aimet_torch.export.files import save_model
 from aimet_torch.ops.integer import Rounding
 from aimet_torch.verification import groups, judge
+from aimet_torch.verification.encoded_file import load_with_encodings
 from aimet_torch.verification.htp import LIMITS as HTP_LIMITS
 from aimet_torch.verification.htp import Htp
 from aimet_torch.verification.integer.prediction import check_options, predict
-from aimet_torch.verification.qdq_file import Pair, QdqFile
+from aimet_torch.verification.qdq_file import Pair, QdqFile, is_quantized, load_model
 from aimet_torch.verification.recording import Recorder, Recording, calls_of
 from aimet_torch.verification.results import Limits, Verification
 from aimet_torch.verification.targets import Job, OnnxRuntime, Outcome, Target, saturates
@@ -41,6 +42,8 @@ def verify(
     accumulator_bits: int = 32,
     limits: Limits | None = None,
     htp_options: Mapping[str, str] | None = None,
+    encodings_path: str | os.PathLike[str] | None = None,
+    export_options: Mapping[str, Any] | None = None,
 ) -> Verification:
     """Run a QDQ file on a target and tell where it departs from the simulation.
 
@@ -51,7 +54,8 @@ def verify(
 
     Args:
         sim: the `QuantizationSimModel` that was exported; calibrated, left as it is.
-        onnx_path: file that `aimet_torch.onnx.export` wrote.
+        onnx_path: file that `aimet_torch.onnx.export` wrote; or one without quantizers that
+            `sim.onnx.export` wrote, with its encodings file.
         inputs: one call of the model, as in the export: a tensor, a tuple of positional or a dict
             of keyword inputs; or several: a list or an iterator of such, which are compared
             together. The integers of all quantized tensors of all calls are kept in memory.
@@ -68,6 +72,9 @@ def verify(
         accumulator_bits: of that target, 32 or 64.
         limits: what counts as agreement, instead of the target's own limits.
         htp_options: options of the QNN execution provider, such as {"soc_model": "43"}.
+        encodings_path: the encodings file, if it is not `onnx_path` with that suffix.
+        export_options: with an encodings file: the options for `torch.onnx.export` that were passed
+            when the file was written, as far as they change names of tensors.
 
     Returns:
         The rows, what is outside the limits (`problems`, `ok`), as table, JSON and HTML.
@@ -92,9 +99,10 @@ def verify(
     if rounding:
         check_options(rounding, accumulator_bits)
     runner, limits = _target(target, limits, htp_options)
-    file = QdqFile.load(onnx_path)
+    calls = calls_of(inputs)
+    file = _load(Path(onnx_path), encodings_path, sim, calls[0], export_options)
     recorder = Recorder(sim, file)
-    recordings = [recorder(call) for call in calls_of(inputs)]
+    recordings = [recorder(call) for call in calls]
     fed = set.intersection(*(set(r.codes) for r in recordings))
     pairs = [pair for pair in file.pairs if pair.quantized in fed]
     result = Verification(runner.name, file.path.name, len(recordings), limits=limits)
@@ -113,6 +121,20 @@ def verify(
         result.notes += result.integer.notes
     result.seconds = time.perf_counter() - start
     return result
+
+
+def _load(
+    path: Path,
+    encodings_path: str | os.PathLike[str] | None,
+    sim: Any,
+    call: Any,
+    export_options: Mapping[str, Any] | None,
+) -> QdqFile:
+    model = load_model(path)
+    if is_quantized(model):
+        return QdqFile.of(path, model)
+    beside = encodings_path or path.with_suffix(".encodings")
+    return load_with_encodings(path, beside, sim, call, export_options)
 
 
 def _target(

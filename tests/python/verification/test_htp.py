@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
 import pytest
 import torch
 
 import aimet_torch
+from aimet_torch.export import onnx_qdq
 from aimet_torch.verification import htp
-from tests.python.verification.networks import exported
+from aimet_torch.verification.targets import Job
+from tests.python.verification.networks import exported, simulated
 
 REASON = htp.unavailable()
 needs_htp = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -26,8 +27,8 @@ def verified(name, folder, **options):
         ("conv_net", {}, 30),
         ("conv_net", {"default_param_bw": 4}, 30),
         ("conv_net", {"default_output_bw": 16}, 50),
-        ("block", {}, 25),
-        ("block", {"default_output_bw": 16}, 50),
+        ("block", {"config_file": "htp_v73"}, 30),
+        ("block", {"config_file": "htp_v73", "default_output_bw": 16}, 65),
     ],
     ids=["conv_w8a8", "conv_w4a8", "conv_w8a16", "block_w8a8", "block_w8a16"],
 )
@@ -47,21 +48,23 @@ def test_the_whole_graph_runs_on_the_htp_and_agrees(name, options, sqnr_db, tmp_
 
 @needs_htp
 def test_an_operator_on_the_cpu_is_a_problem(tmp_path):
-    sim, path, inputs = exported("conv_net", tmp_path)
-    model = ir.load(path)
-    pool = next(n for n in model.graph if n.op_type == "GlobalAveragePool")
-    quantize = pool.outputs[0].consumers()[0]
-    dequantize = quantize.outputs[0].consumers()[0]
-    dequantize.outputs[0].replace_all_uses_with(pool.outputs[0])
-    ir.passes.common.RemoveUnusedNodesPass()(model)
-    ir.save(model, path)
-    # The simulation's quantizer goes, too, or the missing pair would be the complaint.
-    name = dequantize.metadata_props["aimet_torch.quantizer"]
-    owner, _, index = name.rpartition(".")
-    sim.model.get_submodule(owner)[int(index)] = None
+    sim, inputs = simulated("conv_net")
+    # The classifier then reads a float: its weights are no part of an integer operator any more.
+    sim.model.adaptive_avg_pool2d.output_quantizers[0] = None
+    path = tmp_path / "net.onnx"
+    onnx_qdq.export(sim, inputs[0], path)
     result = aimet_torch.verify(sim, path, inputs[:1], target="htp")
     assert not result.ok
-    assert any("instead of the htp" in p or "refuses" in p for p in result.problems), str(result)
+    found = [problem for problem in result.problems if "on the CPU instead of the htp" in problem]
+    assert "DequantizeLinear node_head.weight_dequantized" in found[0], str(result)
+
+
+@needs_htp
+def test_what_the_htp_refuses_comes_with_its_reason(tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    (outcome,) = htp.Htp().run([Job(broken, [])])
+    assert "Protobuf parsing failed" in outcome.error
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch, tmp_path):

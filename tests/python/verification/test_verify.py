@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import aimet_torch
+from aimet_torch import encodings
 from aimet_torch.common import tables
 from aimet_torch.export import onnx_qdq
 from aimet_torch.quantsim import QuantizationSimModel
@@ -200,6 +201,25 @@ def test_export_verifies_by_itself(tmp_path):
     assert len(result.nodes) == 7
 
 
+@pytest.mark.parametrize("version", ["0.6.1", "1.0.0"])
+def test_an_encodings_file_is_verified_with_its_model(version, tmp_path):
+    sim, inputs = simulated("conv_net")
+    path = tmp_path / "net.onnx"
+    options = {"input_names": ["image"], "output_names": ["scores"]}
+    result = sim.onnx.export(inputs[0], path, encoding_version=version, verify=True, **options)
+    assert result.ok, str(result)
+    assert len(result.nodes) == 7
+    assert all(row.equal == 1 for row in result.nodes)
+    document = encodings.read(path.with_suffix(".encodings"))
+    (entry,) = (e for e in document["activation_encodings"] if e["name"] == "scores")
+    entry["scale"][0] *= 2
+    encodings.write(path.with_suffix(".encodings"), document, version)
+    result = aimet_torch.verify(sim, path, inputs, export_options=options)
+    assert result.first_difference.tensor == "scores"
+    with pytest.raises(ValueError, match=r"not in an export of `sim`: .*`export_options`"):
+        aimet_torch.verify(sim, path, inputs)
+
+
 def test_export_warns_of_what_is_outside_the_limits(tmp_path, monkeypatch):
     sim, inputs = simulated("conv_net")
     monkeypatch.setattr(run, "Limits", lambda: Limits(by_operator={"Gemm": Limit(-1, 1)}))
@@ -277,7 +297,8 @@ def test_files_that_do_not_fit_are_refused(conv_net, tmp_path):
         verify(sim, text, inputs)
     plain = tmp_path / "plain.onnx"
     sim.onnx.export(inputs[0], plain)
-    with pytest.raises(ValueError, match=r"no activation in .* goes through QuantizeLinear"):
+    plain.with_suffix(".encodings").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no QuantizeLinear, and there is no encodings"):
         verify(sim, plain, inputs)
     other, _ = simulated("block")
     with pytest.raises(ValueError, match=r"another model: it names \d+ quantizer.* stem"):
