@@ -42,14 +42,15 @@ class Limits:
             by this much.
         top1: least share of rows with the same largest entry, 0 to 1.
         wide_sqnr_db: operators with results of more than 8 bits also pass, whatever their steps,
-            with this SQNR; None: they do not.
+            with this SQNR: a 16-bit step is as small as float32's error of a sum. None: they do
+            not.
     """
 
     node: Limit = Limit(1, 0.999)
     by_operator: Mapping[str, Limit] = field(default_factory=dict)
     margin_db: float = 10.0
     top1: float = 0.95
-    wide_sqnr_db: float | None = None
+    wide_sqnr_db: float | None = 80.0
 
     def of(self, operators: str) -> Limit:
         """The limit of a row."""
