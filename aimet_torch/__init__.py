@@ -15,9 +15,14 @@ from aimet_torch import _native as _native
 from aimet_torch.common import services
 
 _aliases.install()
-services.provide(
-    "export_onnx_with_encodings", "aimet_torch.export.onnx_encodings:export_onnx_with_encodings"
-)
+for _name, _module in (
+    ("export_onnx_with_encodings", "onnx_encodings"),
+    ("export_torchscript", "torchscript"),
+    ("export_torchscript_with_encodings", "torchscript"),
+    ("export_program", "program"),
+    ("export_compiled", "program"),
+):
+    services.provide(_name, f"aimet_torch.export.{_module}:{_name}")
 services.provide("verify", "aimet_torch.verification:verify")
 
 #: Module of each public name that is not a module itself.

@@ -29,6 +29,7 @@ CXX_LAYERS: dict[str, set[str]] = {
     "ops": {"core", "cpu", "cuda", "encodings"},
     "algorithms": {"core", "cpu", "cuda", "ops"},
     "nn": {"core", "ops"},
+    "simulation": {"core", "ops", "algorithms", "encodings"},
 }
 # Third-party headers that a folder may include; all may include the standard library unless listed
 # below.
@@ -39,6 +40,7 @@ CXX_LIBRARIES: dict[str, re.Pattern[str]] = {
     "ops": re.compile(r"^(ATen|c10|torch/library\.h|torch/csrc/autograd|fmt|nlohmann|sys/mman\.h)"),
     "algorithms": re.compile(r"^(ATen|c10|torch/library\.h|torch/csrc/autograd|fmt)"),
     "nn": re.compile(r"^(ATen|c10|torch/(arg\.h|nn/|serialize/))"),
+    "simulation": re.compile(r"^(ATen|c10|torch/csrc/jit/)"),
 }
 # Defines what the umbrella header declares itself.
 UMBRELLA_SOURCE = "build_info.cpp"

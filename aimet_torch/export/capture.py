@@ -223,7 +223,7 @@ def _export_quietly(
     # What the caller decides about files is handled when the finished graph is written.
     for name in ("external_data", "f"):
         options.pop(name, None)
-    with contextlib.nullcontext() if is_verbose else _silence(), torch.no_grad():
+    with contextlib.nullcontext() if is_verbose else silence(), torch.no_grad():
         try:
             program = torch.onnx.export(model, args, kwargs=kwargs, optimize=False, **options)
         except torch.onnx.OnnxExporterError as error:
@@ -233,7 +233,7 @@ def _export_quietly(
             "export: torch.onnx.export returned no program; remove options that only write files"
         )
     if is_optimized:
-        with contextlib.nullcontext() if is_verbose else _silence():
+        with contextlib.nullcontext() if is_verbose else silence():
             _optimize(program, {*model.state_dict()})
     return program
 
@@ -290,7 +290,7 @@ def _why_not(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """No warning, log record or print of the exporter reaches the terminal; errors still raise."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)

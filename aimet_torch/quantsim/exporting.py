@@ -81,7 +81,9 @@ class ExportMethods:
             onnx_export_args: further arguments for `torch.onnx.export`.
             propagate_encodings: accepted for AIMET's sake; tensors that operators such as reshaping
                 only move always have their producer's encoding.
-            export_to_torchscript: not supported.
+            export_to_torchscript: write `<prefix>.torchscript.pth` in place of the ONNX file, and
+                the encodings by the names of its values, as
+                `aimet_torch.export.export_torchscript_with_encodings` does.
             use_embedded_encodings: not supported.
             export_model: write `.pth` and `.onnx`; without it only the encodings.
             filename_prefix_encodings: stem of the encodings files; the same by default.
@@ -91,15 +93,13 @@ class ExportMethods:
 
         Raises:
             ValueError: quantizers without a range, or an unknown version.
-            NotImplementedError: `export_to_torchscript` or `use_embedded_encodings`.
+            NotImplementedError: `use_embedded_encodings`.
         """
-        if export_to_torchscript or use_embedded_encodings:
-            name = "export_to_torchscript" if export_to_torchscript else "use_embedded_encodings"
+        if use_embedded_encodings:
             raise NotImplementedError(
-                f"QuantizationSimModel.export: `{name}`=True is not supported; "
-                "torch.jit.trace(sim.model, input) gives "
-                "TorchScript, aimet_torch.onnx.export an ONNX file with QuantizeLinear and "
-                "DequantizeLinear"
+                "QuantizationSimModel.export: `use_embedded_encodings`=True is not supported; "
+                "aimet_torch.onnx.export writes an ONNX file with QuantizeLinear and "
+                "DequantizeLinear, sim.export_torchscript TorchScript with quantizers"
             )
         sim: QuantizationSimModel = self  # type: ignore[assignment]
         directory = Path(path)
@@ -108,10 +108,13 @@ class ExportMethods:
         source = copy.copy(sim)
         if apply_param_qdq:
             source.model = _with_rounded_parameters(sim.model)
-        service("export_onnx_with_encodings")(
+        kind, suffix = (
+            ("torchscript", ".torchscript.pth") if export_to_torchscript else ("onnx", ".onnx")
+        )
+        service(f"export_{kind}_with_encodings")(
             source,
             dummy_input,
-            directory / f"{filename_prefix}.onnx",
+            directory / f"{filename_prefix}{suffix}",
             encoding_version=encoding_version,
             encodings_path=directory / f"{encodings_prefix}.encodings",
             export_model=export_model,
@@ -121,6 +124,58 @@ class ExportMethods:
         if export_model:
             original = sim.get_original_model(source.model)
             torch.save(original, directory / f"{filename_prefix}.pth")
+
+    def export_torchscript(
+        self, path: str | Path, example: Any, *, parameters: str = "quantized"
+    ) -> None:
+        """Write the simulation as a TorchScript file for Python and C++.
+
+        See `aimet_torch.export.export_torchscript`.
+
+        Args:
+            path: of the file.
+            example: a tensor, a tuple of positional or a dict of keyword arguments.
+            parameters: "quantized" stores their quantized values, "simulated" keeps them and
+                quantizes them in every call.
+        """
+        service("export_torchscript")(self, example, path, parameters=parameters)
+
+    def export_program(
+        self, path: str | Path, example: Any, *, dynamic_shapes: Any = "batch"
+    ) -> None:
+        """Write the simulation as a `torch.export` program (`.pt2`).
+
+        See `aimet_torch.export.export_program`.
+
+        Args:
+            path: of the file.
+            example: a tensor, a tuple of positional or a dict of keyword arguments.
+            dynamic_shapes: "batch": the first size of each input stays open; None: no size; else as
+                for `torch.export.export`.
+        """
+        service("export_program")(self, example, path, dynamic_shapes=dynamic_shapes)
+
+    def export_compiled(
+        self,
+        path: str | Path,
+        example: Any,
+        *,
+        dynamic_shapes: Any = "batch",
+        inductor_configs: dict[str, Any] | None = None,
+    ) -> None:
+        """Compile the simulation with AOTInductor into a package for C++ and Python.
+
+        See `aimet_torch.export.export_compiled`.
+
+        Args:
+            path: of the package, ending in `.pt2`.
+            example: a tensor, a tuple of positional or a dict of keyword arguments.
+            dynamic_shapes: as for `export_program`.
+            inductor_configs: options of the compiler.
+        """
+        service("export_compiled")(
+            self, example, path, dynamic_shapes=dynamic_shapes, inductor_configs=inductor_configs
+        )
 
 
 def _with_rounded_parameters(model: nn.Module) -> nn.Module:

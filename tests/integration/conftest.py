@@ -1,10 +1,12 @@
-"""The wheel, built once and installed into a virtual environment of its own."""
+"""The wheel, built once and installed into an environment of its own; C++ programs against it."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,31 @@ def installed_wheel(tmp_path_factory: pytest.TempPathFactory) -> InstalledWheel:
         folder,
     )
     return InstalledWheel(wheel, python)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The programs of examples/cpp, built against the installed wheel."""
+
+    folder: Path
+    wheel: InstalledWheel
+
+    def run(self, program: str, *arguments: object) -> str:
+        """Run one of them on one thread; its output is part of the failure when it fails."""
+        command = [str(self.folder / program), *map(str, arguments)]
+        return run(command, self.folder, {"OMP_NUM_THREADS": "1"})
+
+
+@pytest.fixture(scope="session")
+def examples(installed_wheel: InstalledWheel, tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    source = tmp_path_factory.mktemp("examples") / "cpp"
+    shutil.copytree(ROOT / "examples" / "cpp", source)
+    # The commands of examples/cpp/CMakeLists.txt, with ninja and two compilers.
+    commands = """
+    cmake -S . -B build -G Ninja -DCMAKE_PREFIX_PATH="$(python -m aimet_torch --cmake-prefix-path)"
+    cmake --build build --parallel 2
+    """
+    scripts = [installed_wheel.python.parent, Path(sys.executable).parent]
+    path = os.pathsep.join([*map(str, scripts), os.environ["PATH"]])
+    run(["bash", "-e", "-c", commands], source, {"PATH": path})
+    return Examples(source / "build", installed_wheel)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from aimet_torch.quantization.affine import QuantizeDequantize
-from tests.integration.commands import ROOT, run
 
-EXAMPLE = ROOT / "examples" / "cpp" / "qat"
 BITS = 3
 
 
@@ -74,17 +69,8 @@ def in_python() -> tuple[nn.Module, list[float]]:
 
 
 @pytest.mark.slow
-def test_it_trains_as_python_does(installed_wheel, tmp_path: Path) -> None:
-    assert len((EXAMPLE / "main.cpp").read_text().splitlines()) < 80
-    shutil.copytree(EXAMPLE, tmp_path / "qat")
-    commands = """
-    cmake -S . -B build -DCMAKE_PREFIX_PATH="$(python -m aimet_torch --cmake-prefix-path)"
-    cmake --build build
-    build/qat
-    """
-    path = os.pathsep.join([str(installed_wheel.python.parent), os.environ["PATH"]])
-    environment = {"PATH": path, "OMP_NUM_THREADS": "1"}
-    output = run(["bash", "-e", "-c", commands], tmp_path / "qat", environment)
+def test_it_trains_as_python_does(examples) -> None:
+    output = examples.run("qat")
     printed = [float(line.split(": ")[1].rstrip(" %")) for line in output.splitlines()[-3:]]
 
     threads = torch.get_num_threads()
@@ -99,7 +85,7 @@ def test_it_trains_as_python_does(installed_wheel, tmp_path: Path) -> None:
     assert trained > fp32 - 3
 
     # The checkpoint is one for Python too: the same names, the same state.
-    state = torch.jit.load(str(tmp_path / "qat" / "qat.pt")).state_dict()
+    state = torch.jit.load(str(examples.folder / "qat.pt")).state_dict()
     wanted = model.state_dict()
     assert state.keys() == wanted.keys()
     for name, tensor in state.items():
