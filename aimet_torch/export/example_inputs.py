@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +69,20 @@ def run_example(function: str, sim: Any, model: nn.Module, args: Any) -> Example
             f"{type(error).__name__}: {reason}"
         ) from error
     return Example(positional, keywords, results)
+
+
+@contextlib.contextmanager
+def explained(function: str, sim: Any, model: nn.Module, args: Any) -> Iterator[None]:
+    """Within it, an export that fails on an example which the model itself fails on says so.
+
+    Raises:
+        ValueError, TypeError: as `run_example`, instead of what the exporter makes of it.
+    """
+    try:
+        yield
+    except (NotImplementedError, TypeError):
+        run_example(function, sim, model, args)
+        raise
 
 
 def named_arguments(

@@ -10,12 +10,14 @@ from typing import Any
 from torch import nn
 
 from aimet_torch import encodings as encodings_files
+from aimet_torch.common.files import replace_together
 from aimet_torch.common.services import service
 from aimet_torch.common.version import __version__
 from aimet_torch.export.bias import integer_biases
 from aimet_torch.export.capture import capture
 from aimet_torch.export.encoded_graph import EncodedGraph, encode
-from aimet_torch.export.files import replace_together, save_model
+from aimet_torch.export.example_inputs import explained
+from aimet_torch.export.files import save_model
 from aimet_torch.export.onnx_grid import check_signedness
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.quantsim.encodings_io import quantizer_args
@@ -70,7 +72,9 @@ def export_onnx_with_encodings(
     model = model_of(sim)
     external_data = torch_onnx_kwargs.get("external_data")
     output_names = torch_onnx_kwargs.get("output_names") or ()
-    graph = encode(capture(model, args, **torch_onnx_kwargs), output_names)
+    with explained("export_onnx_with_encodings", sim, model, args):
+        captured = capture(model, args, **torch_onnx_kwargs)
+    graph = encode(captured, output_names)
     encodings_file = Path(encodings_path) if encodings_path else path.with_suffix(".encodings")
     check_signedness("export_onnx_with_encodings", force_activation_as)
     document = encodings_document(graph, sim, encoding_version)

@@ -11,11 +11,13 @@ from typing import Any
 
 from torch import nn
 
+from aimet_torch.common.files import replace_together
 from aimet_torch.export.batch_norm import fold_batch_norms
 from aimet_torch.export.capture import DEFAULT_OPSET, capture, read_encodings
 from aimet_torch.export.constants import fold_moved_parameters
 from aimet_torch.export.encoded_graph import EncodedGraph, encode
-from aimet_torch.export.files import replace_together, save_model
+from aimet_torch.export.example_inputs import explained
+from aimet_torch.export.files import save_model
 from aimet_torch.export.linear import merge_linear_layers
 from aimet_torch.export.lowering import lower
 from aimet_torch.export.onnx_encodings import model_of, verified
@@ -96,9 +98,10 @@ def to_qdq(
     **torch_onnx_kwargs: Any,
 ) -> EncodedGraph:
     """The graph that `export` writes; arguments as there."""
-    captured = capture(
-        model_of(model), args, **{"opset_version": _opset(model_of(model)), **torch_onnx_kwargs}
-    )
+    module = model_of(model)
+    options = {"opset_version": _opset(module), **torch_onnx_kwargs}
+    with explained("onnx_qdq.export", model, module, args):
+        captured = capture(module, args, **options)
     graph = encode(captured, torch_onnx_kwargs.get("output_names") or ())
     prepare(graph)
     lower(graph, export_int32_bias, prequantize_constants, force_activation_as)

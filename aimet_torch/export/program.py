@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aimet_torch.common.files import replace_together
 from aimet_torch.export.capture import silence
 from aimet_torch.export.dynamic_sizes import widen_open_sizes
 from aimet_torch.export.example_inputs import for_torchscript, run_example
-from aimet_torch.export.files import replace_together
 from aimet_torch.export.frozen import frozen_copy, require_calibrated
 from aimet_torch.export.onnx_encodings import model_of
 from aimet_torch.graph.structure import rebuild

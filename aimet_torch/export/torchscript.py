@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from aimet_torch import encodings as encodings_files
+from aimet_torch.common.files import replace_together
 from aimet_torch.common.version import __version__
 from aimet_torch.encodings.tensor_encoding import TensorEncoding
 from aimet_torch.export.example_inputs import Example, run_example, take_tensors_only
-from aimet_torch.export.files import replace_together
 from aimet_torch.export.frozen import frozen_copy, require_calibrated
 from aimet_torch.export.onnx_encodings import model_of
 from aimet_torch.export.torchscript_names import marked_copy, name_tensors

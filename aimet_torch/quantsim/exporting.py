@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from aimet_torch.common.files import replace_together
 from aimet_torch.common.services import service
 from aimet_torch.nn import QuantizationMixin
 from aimet_torch.quantsim import encodings_io
@@ -73,6 +74,7 @@ class ExportMethods:
         Files: `<prefix>.pth` (the model without quantizers, `torch.save`), `<prefix>.onnx`,
             `<prefix>.encodings`
         (by ONNX tensor) and `<prefix>_torch.encodings` (by torch module, for `load_encodings`).
+        Older files stay until all new ones are complete.
 
         Args:
             path: directory; made when missing.
@@ -102,28 +104,27 @@ class ExportMethods:
                 "DequantizeLinear, sim.export_torchscript TorchScript with quantizers"
             )
         sim: QuantizationSimModel = self  # type: ignore[assignment]
-        directory = Path(path)
-        directory.mkdir(parents=True, exist_ok=True)
-        encodings_prefix = filename_prefix_encodings or filename_prefix
         source = copy.copy(sim)
         if apply_param_qdq:
             source.model = _with_rounded_parameters(sim.model)
+        encodings_prefix = filename_prefix_encodings or filename_prefix
         kind, suffix = (
             ("torchscript", ".torchscript.pth") if export_to_torchscript else ("onnx", ".onnx")
         )
-        service(f"export_{kind}_with_encodings")(
-            source,
-            dummy_input,
-            directory / f"{filename_prefix}{suffix}",
-            encoding_version=encoding_version,
-            encodings_path=directory / f"{encodings_prefix}.encodings",
-            export_model=export_model,
-            **(onnx_export_args or {}),
-        )
-        encodings_io.save(sim, directory / f"{encodings_prefix}_torch.encodings")
-        if export_model:
-            original = sim.get_original_model(source.model)
-            torch.save(original, directory / f"{filename_prefix}.pth")
+        with replace_together(path) as folder:
+            service(f"export_{kind}_with_encodings")(
+                source,
+                dummy_input,
+                folder / f"{filename_prefix}{suffix}",
+                encoding_version=encoding_version,
+                encodings_path=folder / f"{encodings_prefix}.encodings",
+                export_model=export_model,
+                **({} if export_to_torchscript else onnx_export_args or {}),
+            )
+            encodings_io.save(sim, folder / f"{encodings_prefix}_torch.encodings")
+            if export_model:
+                original = sim.get_original_model(source.model)
+                torch.save(original, folder / f"{filename_prefix}.pth")
 
     def export_torchscript(
         self, path: str | Path, example: Any, *, parameters: str = "quantized"

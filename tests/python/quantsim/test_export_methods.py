@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
 
+import aimet_torch.onnx
 from aimet_torch.quantsim import QuantizationSimModel
 
 
@@ -39,12 +41,33 @@ def test_parameters_can_be_written_as_their_quantized_values(make_sim, net, data
     assert torch.equal(sim.model.conv1.weight, net.conv1.weight)
 
 
-@pytest.mark.parametrize("option", ["export_to_torchscript", "use_embedded_encodings"])
-def test_options_that_are_not_supported_say_what_is(make_sim, data, tmp_path, option):
-    with pytest.raises(
-        NotImplementedError, match=f"`{option}`=True is not supported; torch.jit.trace"
-    ):
-        make_sim().export(tmp_path, "net", data, **{option: True})
+def test_option_that_is_not_supported_says_what_is(make_sim, data, tmp_path):
+    with pytest.raises(NotImplementedError, match="`use_embedded_encodings`=True is not supported"):
+        make_sim().export(tmp_path, "net", data, use_embedded_encodings=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_unless_all_is_complete(make_sim, data, tmp_path, monkeypatch):
+    sim, names = make_sim(), ("net.onnx", "net.encodings", "net_torch.encodings", "net.pth")
+    for name in names:
+        (tmp_path / name).write_text("before")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        sim.export(tmp_path, "net", data)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+    assert all((tmp_path / name).read_text() == "before" for name in names)
+
+
+@pytest.mark.parametrize("format", ["encodings", "qdq"])
+def test_wrong_example_names_the_argument(make_sim, data, tmp_path, format):
+    sim, wrong = make_sim(), data[:, :1]
+    export = sim.onnx.export if format == "encodings" else partial(aimet_torch.onnx.export, sim)
+    with pytest.raises(ValueError, match=rf"`x` is float32\{list(wrong.shape)}, the simulation"):
+        export(wrong, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 
 
