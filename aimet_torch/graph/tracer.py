@@ -81,7 +81,7 @@ class Recorder(GraphWriter, TorchFunctionMode):
         self.linears = {
             id(m._parameters["weight"]): m
             for m in model.modules()
-            if m is not model and _forward_of(m) is nn.Linear.forward
+            if m is not model and _forward_of(m) is nn.Linear.forward and "weight" in m._parameters
         }
         self.boundary_records: dict[str, BoundaryRecord] = {}
         self.autocast = _autocast_state()

@@ -21,6 +21,7 @@ from aimet_torch.graph import ModelGraph, OpNode, skip_identity, trace
 from aimet_torch.ops.reconstruction import LayerSums
 from aimet_torch.ptq.checkpoint import Checkpoint
 from aimet_torch.ptq.layer_rounding import LayerResult
+from aimet_torch.ptq.layer_targets import clamp_of, importance_of, residual_of
 from aimet_torch.ptq.layer_view import LayerView, WeightGrid, run_layer
 from aimet_torch.ptq.layers import LAYER_TYPES, LayerType, ModuleUses
 from aimet_torch.ptq.replay import Replay
@@ -200,7 +201,7 @@ class LayerWalk:
     def _solve_layer(self, replay: Replay, op: OpNode) -> None:
         name, layer = str(op.module_name), op.module
         assert _is_layer(layer)
-        skip = _residual(replay, op)
+        skip = residual_of(replay, op)
         view = LayerView(layer)
         sums = view.new_sums()
         is_known = self.checkpoint is not None and self.checkpoint.has(name)
@@ -217,13 +218,13 @@ class LayerWalk:
             for batch in range(replay.batch_count):
                 yield replay.operands(op, batch, self.on_changed_inputs)[0], wanted(batch)
 
-        clamp = _clamp_of(skip_identity(op.next_op()))
+        clamp = clamp_of(skip_identity(op.next_op()))
         for batch in range(replay.batch_count):
             replay.put_original(op, batch, layer(*replay.operands(op, batch, False)))
             if not is_known:
                 x = replay.operands(op, batch, self.on_changed_inputs)[0]
                 y = wanted(batch)
-                importance = _importance(view, y, clamp) if self.weighs_positions else None
+                importance = importance_of(view, y, clamp) if self.weighs_positions else None
                 view.add_batch(sums, x, y, importance)
         if not is_known:
             self.ranks.sum_(sums)
@@ -294,7 +295,7 @@ class LayerWalk:
                 self.report.skipped[name] = "no batch reaches it"
                 return
         weight, bias = self._finish(
-            LayerTask(name, view, self.grids[name], sums, _clamp_of(None), batches)
+            LayerTask(name, view, self.grids[name], sums, clamp_of(None), batches)
         )
         target.weight.data.copy_(weight)
         if bias is not None:
@@ -344,46 +345,9 @@ def _keeps(seen: dict[str, Tensor], what: str) -> Callable[..., None]:
     return hook
 
 
-_CLIPPED_IMPORTANCE = 0.1
-
-
-def _importance(view: LayerView, output: Tensor, clamp: tuple[float, float]) -> Tensor | None:
-    """What the positions of a depthwise layer count: little where the activation cuts them off.
-
-    Other layers share one Gram matrix among their outputs, which are cut off at different
-    positions.
-    """
-    low, high = clamp
-    if view.outputs != 1 or view.groups == 1 or (low == -torch.inf and high == torch.inf):
-        return None
-    return torch.where((output > low) & (output < high), 1.0, _CLIPPED_IMPORTANCE)
-
-
-def _clamp_of(op: OpNode | None) -> tuple[float, float]:
-    """What an operation clamps to; infinite where it does something else."""
-    if op is not None and isinstance(op.module, nn.Hardtanh):  # ReLU6 too
-        return float(op.module.min_val), float(op.module.max_val)
-    is_rectifier = op is not None and op.op_type == "Relu"
-    return (0.0 if is_rectifier else float("-inf")), float("inf")
-
-
 def _is_layer(module: nn.Module | None) -> TypeGuard[LayerType]:
     return isinstance(module, LAYER_TYPES)
 
 
 def _unique(names: Iterable[str | None], known: Mapping[str, Any]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name is not None and name in known]
-
-
-def _residual(replay: Replay, op: OpNode) -> fx.Node | None:
-    """What is added to the output of ``op`` and to nothing else, if it has an error by now."""
-    following = skip_identity(op.next_op())
-    if following is None or following.op_type != "Add" or len(following.inputs) != 2:
-        return None
-    shape = op.outputs[0].shape
-    for value in following.inputs:
-        is_other = value.producer is not None and value.producer is not op
-        node = value.fx_node
-        if is_other and node is not None and value.shape == shape and replay.is_known(node):
-            return node if replay.is_changed(node) else None
-    return None

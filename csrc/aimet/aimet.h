@@ -16,6 +16,7 @@
 #include "aimet/algorithms/integer_layers.h"
 #include "aimet/algorithms/layer_moments.h"
 #include "aimet/algorithms/logits_range.h"
+#include "aimet/algorithms/low_rank.h"
 #include "aimet/algorithms/norm_range.h"
 #include "aimet/algorithms/relaxation.h"
 #include "aimet/algorithms/rounding.h"

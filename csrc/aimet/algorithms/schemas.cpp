@@ -153,6 +153,24 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
       "range_before_norm(Tensor input, Tensor? weight, float eps, int qmin, int qmax, bool "
       "symmetric, bool rms=False) -> (Tensor min, Tensor max)",
       {at::Tag::pt2_compliant_tag});
+  // low_rank.h: two smaller layers in place of one. factorization: spatial, spatial_horizontal,
+  // weight, weight_output.
+  m.def(
+      "low_rank_cost(int[] weight_shape, str factorization, int groups, bool transposed, int[] "
+      "stride, bool counts_macs=True) -> (int per_rank, int full, int max_rank)");
+  m.def(
+      "rank_of_cost_ratio(int per_rank, int full, int max_rank, float ratio, int multiplicity=1) "
+      "-> int");
+  m.def(
+      "low_rank_split(Tensor weight, str factorization, int rank, int groups=1, bool "
+      "transposed=False) -> (Tensor first, Tensor second, Tensor error)");
+  m.def(
+      "low_rank_fit(Tensor target, Tensor gram, int[] kernel_size, str factorization, int rank, "
+      "bool transposed=False, int max_sweeps=30, float tolerance=0.001, int max_products=8) -> "
+      "(Tensor first, Tensor second, Tensor error)");
+  m.def(
+      "low_rank_product(Tensor first, Tensor second, str factorization, int groups=1, bool "
+      "transposed=False) -> Tensor");
   // The nearest fractions with a small odd denominator: no integer multiple of them is next to a
   // half.
   m.def("tie_free_multiplier(Tensor multiplier, float tolerance) -> Tensor");

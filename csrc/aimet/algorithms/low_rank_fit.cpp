@@ -1,0 +1,251 @@
+// Low-rank factors with the least error of a layer's outputs.
+#include "aimet/algorithms/low_rank.h"
+#include "aimet/algorithms/low_rank_form.h"
+#include "aimet/algorithms/one_blas_thread.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cholesky_solve.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/linalg_qr.h>
+#include <ATen/ops/linalg_solve_triangular.h>
+#include <ATen/ops/linalg_svd.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/stack.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+namespace aimet {
+namespace {
+
+constexpr const char* kOp = "low_rank_fit";
+
+// Lower Cholesky factor of a matrix that may be singular to the last bits: then a trace of its
+// diagonal is added.
+at::Tensor cholesky(const at::Tensor& matrix) {
+  const double mean = matrix.diagonal().mean().item<double>();
+  for (double ridge = 0;; ridge = ridge == 0 ? 1e-12 : ridge * 100) {
+    at::Tensor damped = matrix.clone();
+    if (ridge > 0) damped.diagonal().add_(mean > 0 ? mean * ridge : 1.0);
+    auto [factor, info] = at::linalg_cholesky_ex(damped);
+    if (info.item<int>() == 0 || ridge > 1) return factor;
+  }
+}
+
+double inner(const at::Tensor& a, const at::Tensor& b) {
+  return (a * b).sum().item<double>();
+}
+
+struct Factors {
+  at::Tensor first, second;  // (r, p), (o, s, r)
+  double error = 0;
+};
+
+// The problem of one group: target T (o, s, p), gram H (s, p, s, p).
+class GroupProblem {
+ public:
+  GroupProblem(const at::Tensor& target, const at::Tensor& gram, int64_t rank)
+      : outputs_(target.size(0)),
+        slots_(target.size(1)),
+        shared_(target.size(2)),
+        rank_(rank),
+        target_(target),
+        gram_(gram),
+        image_(at::matmul(target.reshape({outputs_, -1}), gram.reshape({slots_ * shared_, -1}))
+                   .view({outputs_, slots_, shared_})),
+        energy_(inner(target_, image_)) {}
+
+  // One slot: a truncated SVD in the metric of the outputs.
+  Factors solve_directly() const {
+    const at::Tensor lower = cholesky(gram_.reshape({shared_, shared_}));
+    const auto [u, values, vh] =
+        at::linalg_svd(at::matmul(target_.select(1, 0), lower), /*full_matrices=*/false);
+    const at::Tensor root = values.slice(0, 0, rank_).sqrt();
+    const at::Tensor rows = vh.slice(0, 0, rank_) * root.unsqueeze(1);
+    // X lower = rows
+    const at::Tensor first =
+        at::linalg_solve_triangular(lower, rows, /*upper=*/false, /*left=*/false);
+    const at::Tensor second = (u.slice(1, 0, rank_) * root).unsqueeze(1);
+    return {first, second, values.slice(0, rank_, values.size(0)).square().sum().item<double>()};
+  }
+
+  Factors solve_alternately(const LowRankOptions& options) {
+    // What the slots' inputs have in common: shifted copies of one image have almost one
+    // covariance.
+    std::vector<at::Tensor> diagonal;
+    for (int64_t j = 0; j < slots_; ++j) diagonal.push_back(gram_.select(0, j).select(1, j));
+    common_ = at::stack(diagonal).mean(0);
+    common_factor_ = cholesky(common_);
+
+    const at::Tensor rows = target_.reshape({-1, shared_});
+    const at::Tensor plain = std::get<2>(at::linalg_svd(rows, false)).slice(0, 0, rank_);
+    const at::Tensor whitened = at::linalg_solve_triangular(
+        common_factor_,
+        std::get<2>(at::linalg_svd(at::matmul(rows, common_factor_), false)).slice(0, 0, rank_),
+        /*upper=*/false, /*left=*/false);
+    Factors best = with_second(plain);
+    const Factors other = with_second(whitened);
+    if (other.error < best.error) best = other;
+    for (int64_t sweep = 0; sweep < options.max_sweeps; ++sweep) {
+      const Factors next =
+          with_second(improved_first(best.first, best.second, options.max_products));
+      const bool is_better = next.error < best.error;
+      const bool is_slow = best.error - next.error <= options.tolerance * best.error;
+      if (is_better) best = next;
+      if (!is_better || is_slow) break;
+    }
+    balance(best);
+    return best;
+  }
+
+ private:
+  // The best second factor for a first one: second = (T H A^T) (A H A^T)^-1. The rows of A are made
+  // orthonormal before, which changes nothing but the rounding.
+  Factors with_second(const at::Tensor& first) const {
+    const at::Tensor a = std::get<0>(at::linalg_qr(first.t())).t().contiguous();  // (r, p)
+    const at::Tensor reached = at::matmul(image_, a.t()).reshape({outputs_, slots_ * rank_});
+    // (s, p, s, p) -> (s, r, s, r)
+    const at::Tensor half = at::matmul(gram_, a.t());  // (s, p, s, r)
+    const at::Tensor normal =
+        at::matmul(a, half.reshape({slots_, shared_, slots_ * rank_}))  // (s, r, s * r)
+            .reshape({slots_ * rank_, slots_ * rank_});
+    const at::Tensor second = at::cholesky_solve(reached.t(), cholesky(normal)).t();  // (o, s * r)
+    // f = tr(T H T^T) - tr(second reached^T), rounded to no less than nothing
+    const double error = std::max(0.0, energy_ - inner(second, reached));
+    return {a, second.reshape({outputs_, slots_, rank_}), error};
+  }
+
+  // Some steps of conjugate gradients for the first factor, the second one being fixed. The normal
+  // matrix, sum over j, k of (B_j^T B_k) x H_kj, is as large as the square of r * p and never
+  // formed; its preconditioner replaces every H_jj by their mean and leaves out the others.
+  at::Tensor improved_first(const at::Tensor& first, const at::Tensor& second,
+                            int64_t max_products) const {
+    const at::Tensor b = second.reshape({outputs_, slots_ * rank_});
+    const at::Tensor products = at::matmul(b.t(), b).view({slots_, rank_, slots_ * rank_});
+    std::vector<at::Tensor> diagonal;
+    for (int64_t j = 0; j < slots_; ++j) {
+      diagonal.push_back(products.select(0, j).slice(1, j * rank_, (j + 1) * rank_));
+    }
+    const at::Tensor left = cholesky(at::stack(diagonal).sum(0));
+    const at::Tensor rows = gram_.reshape({slots_, shared_, slots_ * shared_});
+    const auto apply = [&](const at::Tensor& a) {
+      // (k, r, j, p) -> (j, k * r, p)
+      const at::Tensor images = at::matmul(a, rows)
+                                    .view({slots_, rank_, slots_, shared_})
+                                    .permute({2, 0, 1, 3})
+                                    .reshape({slots_, slots_ * rank_, shared_});
+      return at::matmul(products, images).sum(0);
+    };
+    const auto precondition = [&](const at::Tensor& g) {
+      const at::Tensor half = at::cholesky_solve(g, left);
+      return at::cholesky_solve(half.t(), common_factor_).t().contiguous();
+    };
+    // sum over j of B_j^T (T H)_j
+    const at::Tensor wanted = at::matmul(second.permute({1, 2, 0}), image_.transpose(0, 1)).sum(0);
+    at::Tensor a = first;
+    at::Tensor residual = wanted - apply(a);
+    at::Tensor step = precondition(residual);
+    at::Tensor direction = step;
+    double rho = inner(residual, step);
+    const double enough = 1e-6 * rho;
+    for (int64_t i = 0; i < max_products && rho > enough; ++i) {
+      const at::Tensor image = apply(direction);
+      const double curvature = inner(direction, image);
+      if (!(curvature > 0)) break;
+      a = a + direction * (rho / curvature);
+      residual = residual - image * (rho / curvature);
+      step = precondition(residual);
+      const double next = inner(residual, step);
+      direction = step + direction * (next / rho);
+      rho = next;
+    }
+    return a;
+  }
+
+  // Both factors of a rank get the same norm, as after an SVD: neither is small for a quantizer or
+  // a weight decay.
+  static void balance(Factors& factors) {
+    const at::Tensor one = factors.first.square().sum(1).sqrt();
+    const at::Tensor two = factors.second.square().sum({0, 1}).sqrt();
+    const at::Tensor scale = (two / one.clamp_min(1e-300)).sqrt().clamp(1e-6, 1e6);
+    factors.first = factors.first * scale.unsqueeze(1);
+    factors.second = factors.second / scale;
+  }
+
+  int64_t outputs_, slots_, shared_, rank_;
+  at::Tensor target_, gram_;
+  at::Tensor image_;  // T H
+  double energy_;     // tr(T H T^T)
+  at::Tensor common_, common_factor_;
+};
+
+}  // namespace
+
+LowRankFactors low_rank_fit(const at::Tensor& target, const at::Tensor& gram,
+                            const std::vector<int64_t>& kernel_size, Factorization factorization,
+                            int64_t rank, bool is_transposed, const LowRankOptions& options) {
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  TORCH_CHECK_TYPE(target.is_floating_point() && gram.is_floating_point(), kOp,
+                   ": `target` and `gram` must have a floating-point dtype, got ",
+                   target.scalar_type(), " and ", gram.scalar_type());
+  TORCH_CHECK_VALUE(target.dim() == 3, kOp, ": `target` must be (groups, o, d), got shape ",
+                    target.sizes());
+  const int64_t groups = target.size(0), outputs = target.size(1), d = target.size(2);
+  TORCH_CHECK_VALUE(
+      gram.dim() == 3 && gram.size(0) == groups && gram.size(1) == d && gram.size(2) == d, kOp,
+      ": `gram` must have shape (", groups, ", ", d, ", ", d, "), got ", gram.sizes());
+  int64_t kernel = 1;
+  for (const int64_t size : kernel_size) kernel *= size;
+  TORCH_CHECK_VALUE(kernel >= 1 && d % kernel == 0, kOp,
+                    ": the elements of `kernel_size` must divide the inputs of an output, ", d,
+                    ", got ", kernel_size);
+  TORCH_CHECK_VALUE(options.max_sweeps >= 0 && options.max_products >= 1 && options.tolerance >= 0,
+                    kOp,
+                    ": `max_sweeps` and `tolerance` must not be negative and `max_products` "
+                    "positive, got ",
+                    options.max_sweeps, ", ", options.tolerance, " and ", options.max_products);
+  const LowRankForm form =
+      low_rank_form(kOp, factorization, d / kernel, outputs, kernel_size, is_transposed);
+  form.check_rank(kOp, rank);
+  const at::Tensor wanted = target.to(at::kCPU, at::kDouble);
+  const at::Tensor matrix = gram.to(at::kCPU, at::kDouble);
+  TORCH_CHECK_VALUE(
+      at::isfinite(wanted).all().item<bool>() && at::isfinite(matrix).all().item<bool>(), kOp,
+      ": `target` and `gram` must be finite, they hold NaN or infinities");
+
+  // Where the elements of a row lie once they are sorted by slot.
+  const LowRankForm one_row =
+      low_rank_form(kOp, factorization, form.inputs, 1, kernel_size, is_transposed);
+  const at::Tensor order =
+      one_row.slotted(at::arange(d, at::kLong).view({1, 1, form.inputs, kernel})).flatten();
+  const at::Tensor slotted =
+      wanted.index_select(2, order).view({groups, outputs, form.slots, form.shared});
+  const at::Tensor sorted = matrix.index_select(1, order).index_select(2, order).view(
+      {groups, form.slots, form.shared, form.slots, form.shared});
+  const auto options64 = wanted.options();
+  at::Tensor first = at::empty({groups, rank, form.shared}, options64);
+  at::Tensor second = at::empty({groups, outputs, form.slots, rank}, options64);
+  at::Tensor errors = at::empty({groups}, options64);
+  at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const OneBlasThread one_thread;
+    for (int64_t g = begin; g < end; ++g) {
+      GroupProblem problem(slotted[g], sorted[g], rank);
+      const Factors found =
+          form.slots == 1 ? problem.solve_directly() : problem.solve_alternately(options);
+      first[g].copy_(found.first);
+      second[g].copy_(found.second);
+      errors[g].fill_(found.error);
+    }
+  });
+  return {form.first_weight(first), form.second_weight(second), errors.sum()};
+}
+
+}  // namespace aimet
