@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.model_subjects import network, scheme_of
+from benchmarks import minilm
+from benchmarks.model_subjects import network, prepared, scheme_of
 from benchmarks.subjects import subject
 from benchmarks.timing import Subject
 
 CALIBRATION_SIZE = 64
+#: How many words calibrate MiniLM.
+WORDS = 256
 _CONFIGS = Path(__file__).resolve().parents[1] / "aimet_torch" / "quantsim" / "configs"
 CONFIGS = {
     "channel": str(_CONFIGS / "default_config_per_channel.json"),
@@ -24,15 +27,17 @@ CONFIGS = {
 }
 
 
-def photographs(seed: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Batches that calibrate, and batches that measure."""
+def photographs(
+    seed: int, size: int | None = CALIBRATION_SIZE
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Batches that calibrate, ``size`` photographs or all of the half, and those that measure."""
     from examples import assets
 
     images = assets.load_photographs()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     half = len(images) // 2
     calibration, rest = images[order[:half]], images[order[half:]]
-    return list(calibration[:CALIBRATION_SIZE].split(8)), list(rest.split(16))
+    return list(calibration[:size].split(8)), list(rest.split(16))
 
 
 def logits(model: Any, batches: list[Tensor]) -> Tensor:
@@ -66,3 +71,31 @@ def quantized_logits(
         )
         sim.compute_encodings(lambda simulated: logits(simulated, calibration))
     return Subject(lambda: logits(sim.model, rest))
+
+
+@subject
+def word_similarity(*, seed: int, scheme: str, weight_bits: int, bits: int) -> Subject:
+    """MiniLM's score on WordSim-353, (1,), weights of linear layers rounded to nearest."""
+    from aimet_torch.quantsim import QuantizationSimModel
+
+    batches = minilm.calibration_batches(WORDS, seed)
+    with torch.no_grad():
+        sim = QuantizationSimModel(
+            prepared(minilm.load()),
+            batches[0],
+            quant_scheme=scheme_of(scheme),
+            default_param_bw=weight_bits,
+            default_output_bw=bits,
+            config_file=CONFIGS["channel"],
+        )
+        few_bits_for_layers_only(sim)
+        sim.compute_encodings(lambda model: [model(*batch) for batch in batches])
+    return Subject(lambda: torch.tensor([minilm.spearman(sim.model)]))
+
+
+def few_bits_for_layers_only(sim: Any) -> None:
+    """Tables of embeddings and factors of normalizations keep 8 bits."""
+    for module in sim.qmodules():
+        for quantizer in module.param_quantizers.values():
+            if quantizer is not None and not isinstance(module, nn.Linear):
+                quantizer.bitwidth = 8

@@ -160,14 +160,23 @@ def calibration_batches(count: int, batch_size: int = 64, seed: int = 0) -> list
 @torch.no_grad()
 def logits(model: nn.Module, count: int | None = None) -> Tensor:
     """Return the logits (N, 10) of the first ``count`` test images, all by default."""
-    images = load("test")[0][:count]
-    return torch.cat([model(batch) for batch in images.split(250)])
+    return _logits(model, load("test")[0][:count])
 
 
 def accuracy(model: nn.Module, count: int | None = None) -> float:
     """Return the top-1 accuracy in percent on the first ``count`` test images."""
-    labels = load("test")[1][:count]
-    return 100 * (logits(model, count).argmax(1) == labels).double().mean().item()
+    images, labels = load("test")
+    return accuracy_on(model, images[:count], labels[:count])
+
+
+@torch.no_grad()
+def accuracy_on(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the top-1 accuracy in percent on images (N, 1, 28, 28) with labels (N,)."""
+    return 100 * (_logits(model, images).argmax(1) == labels).double().mean().item()
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([model(batch) for batch in images.split(250)])
 
 
 def trained(name: str) -> nn.Module:

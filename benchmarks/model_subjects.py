@@ -51,6 +51,21 @@ def simulation(model: nn.Module, batch: Tensor, scheme: str = "min_max") -> Any:
         return QuantizationSimModel(model, batch[:1], quant_scheme=scheme_of(scheme))
 
 
+def prepared(model: nn.Module) -> nn.Module:
+    """The network as aimet-torch wants it: a module for each call; here it is taken as it is."""
+    try:
+        from aimet_torch.qat import learn_ranges  # noqa: F401
+    except ImportError:
+        from aimet_torch.model_preparer import prepare_model
+        from aimet_torch.nn import QuantizationMixin
+
+        model = prepare_model(model)
+        for kind in {type(module) for module in model.modules()}:
+            if kind.__name__ == "ScaledDotProductAttention":
+                QuantizationMixin.ignore(kind)  # it has no quantized one, and asks for this
+    return model
+
+
 def scheme_of(name: str) -> Any:
     """Return a range scheme by its name, from wherever the library at hand has it."""
     try:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import fashion_mnist
-from benchmarks.model_subjects import _parameters_of_network, scheme_of
+from benchmarks.model_subjects import _parameters_of_network, prepared, scheme_of
 from benchmarks.subjects import subject
 from benchmarks.timing import Subject
 
@@ -74,6 +74,8 @@ class Training:
         epochs: passes over the training images.
         images: how many training images there are; all by default.
         recipe: fields of `Recipe` in place of those of `RECIPES`.
+        held_out: how many of the last training images are not trained on but measure, in place of
+            the test images: to choose a recipe by.
 
     Attributes:
         steps: batches until the end.
@@ -87,8 +89,9 @@ class Training:
         epochs: int = 2,
         images: int | None = None,
         recipe: dict[str, Any] | None = None,
+        held_out: int = 0,
     ) -> None:
-        self.model = _plain(fashion_mnist.trained(network))
+        self.model = prepared(fashion_mnist.trained(network))
         chosen = Recipe(**{**vars(RECIPES.get(bits, RECIPES[8])), **(recipe or {})})
         self._reestimates = chosen.reestimates
         groups: list[dict[str, Any]]
@@ -97,8 +100,15 @@ class Training:
         else:
             self.model = simulation(self.model, bits, chosen, seed)
             groups = _groups(self.model, chosen)
-        self.before = fashion_mnist.accuracy(self.model)
-        self._images, self._labels = (part[:images] for part in fashion_mnist.load("train"))
+        trains = fashion_mnist.load("train")
+        if held_out:
+            measures = (trains[0][-held_out:], trains[1][-held_out:])
+            trains = (trains[0][:-held_out], trains[1][:-held_out])
+        else:
+            measures = fashion_mnist.load("test")
+        self._measured = measures
+        self.before = fashion_mnist.accuracy_on(self.model, *measures)
+        self._images, self._labels = trains[0][:images], trains[1][:images]
         generator = torch.Generator().manual_seed(seed)
         self._batches = [
             batch
@@ -132,19 +142,8 @@ class Training:
             batches = fashion_mnist.calibration_batches(2560, BATCH_SIZE)
             reestimate_bn_stats(self.model, batches, len(batches), lambda model, x: model(x))
             self.model.eval()
-        after = fashion_mnist.accuracy(self.model)
+        after = fashion_mnist.accuracy_on(self.model, *self._measured)
         return torch.tensor([self.before, after], dtype=torch.float64)
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    """The network as aimet-torch wants it: a module for each call; here it is taken as it is."""
-    try:
-        from aimet_torch.qat import learn_ranges  # noqa: F401
-    except ImportError:
-        from aimet_torch.model_preparer import prepare_model
-
-        return prepare_model(model)
-    return model
 
 
 def simulation(model: nn.Module, bits: int, recipe: Recipe, seed: int) -> nn.Module:

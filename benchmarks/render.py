@@ -1,6 +1,6 @@
-"""Reports as text: what a run prints, the README's table, all cases in docs/benchmarks.md.
+"""Reports as text: what a run prints, the tables of the README and of docs.
 
-``python -m benchmarks.render`` renews both from the committed report.
+``python -m benchmarks.render`` renews them from the committed reports.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "benchmarks.json"
 ROUNDING = RESULTS.with_name("rounding.json")
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "benchmarks.md"
+REPAIR = ROOT / "docs" / "ptq.md"
 #: Cases of the README's table; the page has all.
 HEADLINES = (
     "quantize_dequantize/32K",
@@ -195,8 +196,10 @@ def main() -> None:
         training = render_qat.markdown(json.loads(render_qat.RESULTS.read_text()))
         text = render_qat.TABLE.sub(lambda _: training, text)
     if render_accuracy.RESULTS.exists():
-        accuracies = render_accuracy.markdown(json.loads(render_accuracy.RESULTS.read_text()))
-        text = render_accuracy.TABLE.sub(lambda _: accuracies, text)
+        found = json.loads(render_accuracy.RESULTS.read_text())
+        text = render_accuracy.TABLE.sub(lambda _: render_accuracy.markdown(found), text)
+        effects = render_accuracy.effects(found)
+        REPAIR.write_text(render_accuracy.EFFECTS.sub(lambda _: effects, REPAIR.read_text()))
     README.write_text(text)
 
 

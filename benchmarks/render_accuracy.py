@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results" / "accuracy.json"
+#: docs/ptq.md: what each technique adds.
+EFFECTS = re.compile(r"(?<=<!-- effects -->\n).*?(?=<!-- /effects -->)", re.DOTALL)
 TABLE = re.compile(r"(?<=<!-- accuracy -->\n).*?(?=<!-- /accuracy -->)", re.DOTALL)
 
 _UNITS = {"agreement_percent": "{:.1f} %", "sqnr_db": "{:.1f} dB", "spearman": "{:.3f}"}
@@ -16,9 +18,9 @@ _UNITS = {"agreement_percent": "{:.1f} %", "sqnr_db": "{:.1f} dB", "spearman": "
 def markdown(report: dict[str, Any]) -> str:
     """Return the tables of a report of ``benchmarks.accuracy``."""
     parts = []
-    for network in dict.fromkeys(row["network"] for row in report["rows"]):
-        chosen = [row for row in report["rows"] if row["network"] == network]
-        parts.append(_table(network, chosen))
+    rows = [row for row in report["rows"] if not row["is_effect"]]
+    for network in dict.fromkeys(row["network"] for row in rows):
+        parts.append(_table(network, [row for row in rows if row["network"] == network]))
     seeds = len(report["seeds"])
     if seeds == 1:
         how = (
@@ -41,15 +43,46 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def effects(report: dict[str, Any]) -> str:
+    """Return the table of what a recipe loses or gains by one change."""
+    lines: list[str] = []
+    whole: dict[str, float] = {}
+    for row in report["rows"]:
+        if not row["is_effect"]:
+            continue
+        means = {name: statistics.mean(values) for name, values in row["scores"].items()}
+        agreement, sqnr = means["agreement_percent"], means["sqnr_db"]
+        title = f"| **{row['network']}, {row['setting']}** | | | |"
+        if title not in lines:
+            lines.append(title)
+            whole = means
+            changes = ["", ""]
+        else:
+            changes = [
+                f" ({agreement - whole['agreement_percent']:+.1f})",
+                f" ({sqnr - whole['sqnr_db']:+.1f})",
+            ]
+        seconds = statistics.mean(row["cpu_seconds"])
+        lines.append(
+            f"| {row['recipe']} | {agreement:.1f} %{changes[0]} | {sqnr:.1f} dB{changes[1]}"
+            f" | {seconds:.0f} s |"
+        )
+    header = [
+        "| one change to the whole recipe | agreement with FP32 | SQNR | processor time |",
+        "|---|---:|---:|---:|",
+    ]
+    return "\n".join([*header, *lines]) + "\n"
+
+
 def _table(network: str, rows: list[dict[str, Any]]) -> str:
     title = "rank correlation" if "spearman" in rows[0]["scores"] else "agreement with FP32, SQNR"
-    lines = [f"| {network} | {title} | aimet-torch 2.42 | time |", "|---|---:|---:|---:|"]
+    lines = [f"| {network} | {title} | aimet-torch 2.42 | processor time |", "|---|---:|---:|---:|"]
     setting = None
     for row in rows:
         if row["setting"] != setting:
             setting = row["setting"]
             lines.append(f"| **{setting}** | | | |")
-        seconds = statistics.mean(row["seconds"])
+        seconds = statistics.mean(row["cpu_seconds"])
         cells = [
             row["recipe"],
             _scores(row["scores"]) + _missed(row),

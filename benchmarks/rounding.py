@@ -27,8 +27,9 @@ from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.ptq import BlockReconstructionParameters, apply_block_reconstruction
 from benchmarks import fashion_mnist
 from benchmarks.rivals import Rival, RivalUnavailableError
-from benchmarks.rounding_jobs import CALIBRATION_IMAGES, Clock, folded_fashion, rounded, simulate
+from benchmarks.rounding_jobs import CALIBRATION_IMAGES, folded_fashion, rounded, simulate
 from benchmarks.subjects import make_subject
+from benchmarks.timing import Clock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import assets

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,9 @@ from torch import Tensor, nn
 
 from benchmarks import fashion_mnist
 from benchmarks.subjects import subject
-from benchmarks.timing import Subject
+from benchmarks.timing import Clock, Subject
 
 CALIBRATION_IMAGES = 1024
-
-
-class Clock:
-    """Seconds by the clock, and of all threads of this process on a processor.
-
-    The latter say how much work was done where other programs run at the same time.
-    """
-
-    def __init__(self) -> None:
-        self.seconds, self.cpu_seconds = -time.perf_counter(), -time.process_time()
-
-    def stop(self) -> Clock:
-        """Return the clock, which stands still from now on."""
-        self.seconds += time.perf_counter()
-        self.cpu_seconds += time.process_time()
-        return self
-
-    def times(self) -> tuple[float, float]:
-        """Return both."""
-        return self.seconds, self.cpu_seconds
 
 
 def folded_fashion(name: str) -> nn.Module:

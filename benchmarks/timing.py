@@ -14,6 +14,26 @@ from torch import Tensor
 Results = list[np.ndarray]
 
 
+class Clock:
+    """Seconds by the clock, and of all threads of this process on a processor.
+
+    The latter say how much work was done where other programs run at the same time.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.cpu_seconds = -time.perf_counter(), -time.process_time()
+
+    def stop(self) -> Clock:
+        """Return the clock, which stands still from now on."""
+        self.seconds += time.perf_counter()
+        self.cpu_seconds += time.process_time()
+        return self
+
+    def times(self) -> tuple[float, float]:
+        """Return both."""
+        return self.seconds, self.cpu_seconds
+
+
 class Stopwatch(Protocol):
     """Something whose calls can be timed, here or in another process."""
 

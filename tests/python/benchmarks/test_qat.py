@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import fashion_mnist, qat, qat_subjects, render_qat
+from benchmarks import fashion_mnist, qat, qat_choice, qat_subjects, render_qat
 from benchmarks.render import README
 
 
@@ -78,3 +78,26 @@ def test_the_readme_has_the_committed_results():
     results = render_qat.RESULTS
     wanted = [render_qat.markdown(json.loads(results.read_text()))] if results.exists() else []
     assert blocks == wanted
+
+
+def test_recipes_are_chosen_without_test_images(noise, tmp_path, monkeypatch):
+    images, labels = fashion_mnist.load("train")
+
+    def load(part):
+        assert part == "train", "a test image was read"
+        return images, labels
+
+    monkeypatch.setattr(fashion_mnist, "load", load)
+    monkeypatch.setattr(qat_choice, "EPOCHS", 1)
+    monkeypatch.setattr(qat_choice, "HELD_OUT", 100)
+    monkeypatch.setattr(qat_choice, "FACTORS", ((1.0, 1.0), (2.0, 1.0)))
+    monkeypatch.setattr(qat_choice, "BITS", (4,))
+    training = qat_subjects.Training("separable", 4, held_out=100)
+    assert len(training._labels) == 200
+    assert training._measured[1].tolist() == labels[-100:].tolist()
+    output = tmp_path / "choice.json"
+    qat_choice.run(["separable"], 128, output)
+    rows = json.loads(output.read_text())["rows"]
+    assert [(row["lr_factor"], row["bits"]) for row in rows] == [(1.0, 4), (2.0, 4)]
+    qat_choice.run(["separable"], 128, output)
+    assert json.loads(output.read_text())["rows"] == rows
