@@ -49,10 +49,10 @@ class Recipe:
     reestimates: bool = False
 
 
-#: By bits of weights and activations.
+#: By bits of weights and activations; learning rates as `benchmarks.qat_choice` found them.
 RECIPES = {
-    8: Recipe(lr=2e-3, param_range_lr=1e-5, activation_range_lr=1e-3, scheme="min_max"),
-    4: Recipe(lr=2e-3, param_range_lr=1e-4, activation_range_lr=1e-3, reestimates=True),
+    8: Recipe(lr=4e-3, param_range_lr=1e-5, activation_range_lr=1e-3, scheme="min_max"),
+    4: Recipe(lr=1e-3, param_range_lr=1e-4, activation_range_lr=1e-3, reestimates=True),
     2: Recipe(
         lr=4e-3,
         param_range_lr=5e-4,

@@ -90,14 +90,22 @@ def test_recipes_are_chosen_without_test_images(noise, tmp_path, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "load", load)
     monkeypatch.setattr(qat_choice, "EPOCHS", 1)
     monkeypatch.setattr(qat_choice, "HELD_OUT", 100)
-    monkeypatch.setattr(qat_choice, "FACTORS", ((1.0, 1.0), (2.0, 1.0)))
-    monkeypatch.setattr(qat_choice, "BITS", (4,))
+    monkeypatch.setattr(qat_choice, "RATES", {4: (1e-3, 2e-3)})
     training = qat_subjects.Training("separable", 4, held_out=100)
     assert len(training._labels) == 200
     assert training._measured[1].tolist() == labels[-100:].tolist()
     output = tmp_path / "choice.json"
     qat_choice.run(["separable"], 128, output)
     rows = json.loads(output.read_text())["rows"]
-    assert [(row["lr_factor"], row["bits"]) for row in rows] == [(1.0, 4), (2.0, 4)]
+    assert [(row["lr"], row["bits"]) for row in rows] == [(1e-3, 4), (2e-3, 4)]
     qat_choice.run(["separable"], 128, output)
     assert json.loads(output.read_text())["rows"] == rows
+
+
+def test_recipes_are_those_that_were_best_on_held_out_images():
+    found = {}
+    for row in json.loads(qat_choice.RESULTS.read_text())["rows"]:
+        found.setdefault((row["bits"], row["lr"]), []).append(row["percent"])
+    for bits, recipe in qat_subjects.RECIPES.items():
+        means = {lr: sum(v) / len(v) for (b, lr), v in found.items() if b == bits}
+        assert means[recipe.lr] > max(means.values()) - 0.1, (bits, means)
