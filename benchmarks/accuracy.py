@@ -9,7 +9,7 @@ similarities; for each seed other words calibrate. No label is ever read but tho
 score. ``benchmarks.rounding`` has more on the rounding of weights.
 
 Rows are measured anew where one of the words occurs in their text, all of them without words; the
-others stay in FILE as they are.
+others stay in FILE as they are. With ``--missing`` those that FILE has stay, too.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="rows in whose text one of these occurs")
     parser.add_argument("--output", type=Path, help="file for the results, JSON")
     parser.add_argument("--seeds", type=int, default=3, help="divisions of the photographs")
+    parser.add_argument("--missing", action="store_true", help="only rows that FILE has not yet")
     parser.add_argument("--no-rival", action="store_true", help="without aimet-torch 2.42")
     arguments = parser.parse_args()
     rows = all_rows()
@@ -101,11 +102,17 @@ def main() -> None:
         "words": WORDS,
     }
     finished: dict[tuple[str, ...], dict[str, Any]] = {}
-    if arguments.words and arguments.output is not None and arguments.output.exists():
+    if (
+        (arguments.words or arguments.missing)
+        and arguments.output is not None
+        and arguments.output.exists()
+    ):
         before = json.loads(arguments.output.read_text())
         _check_same_measurement(before, report, arguments.output)
         finished = {_key(found): found for found in before["rows"]}
         report["environment"] |= {k: v for k, v in before["environment"].items() if k == "rival"}
+    if arguments.missing:
+        chosen = [row for row in chosen if _key(_named(row)) not in finished]
     if not arguments.no_rival and any(row.rival is not None for row in chosen):
         try:
             rival = Rival(threads)

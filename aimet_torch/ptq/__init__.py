@@ -21,6 +21,7 @@ from aimet_torch.ptq.data_free import data_free_quantization
 from aimet_torch.ptq.gptq import apply_gptq
 from aimet_torch.ptq.logit_ranges import set_logit_ranges
 from aimet_torch.ptq.norm_ranges import set_ranges_before_norms
+from aimet_torch.ptq.range_tuning import RangeTuning, tune_activation_ranges
 from aimet_torch.ptq.recipe import quantize_without_labels
 from aimet_torch.ptq.seq_mse import SeqMseParams, apply_seq_mse
 from aimet_torch.ptq.sim_rounding import round_weights_of_sim
@@ -32,6 +33,7 @@ __all__ = [
     "BlockReconstructionParameters",
     "CrossLayerScaling",
     "HighBiasFold",
+    "RangeTuning",
     "SeqMseParams",
     "apply_block_reconstruction",
     "apply_gptq",
@@ -49,4 +51,5 @@ __all__ = [
     "round_weights_of_sim",
     "set_logit_ranges",
     "set_ranges_before_norms",
+    "tune_activation_ranges",
 ]

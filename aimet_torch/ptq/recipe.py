@@ -21,6 +21,7 @@ from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms
 from aimet_torch.ptq.cross_layer_equalization import equalize_model
 from aimet_torch.ptq.logit_ranges import set_logit_ranges
 from aimet_torch.ptq.norm_ranges import set_ranges_before_norms
+from aimet_torch.ptq.range_tuning import tune_activation_ranges
 from aimet_torch.ptq.replay import record_inputs
 from aimet_torch.ptq.sim_rounding import round_weights_of_sim
 from aimet_torch.quantsim import QuantizationSimModel
@@ -41,6 +42,8 @@ def quantize_without_labels(
     alpha: float | None = 0.5,
     rounds_weights: bool = True,
     logit_ranges: Literal["scheme", "cross_entropy"] = "scheme",
+    range_iterations: int = 0,
+    range_learning_rate: float = 2e-3,
     configure: Callable[[QuantizationSimModel], None] | None = None,
     num_batches: int | None = None,
 ) -> QuantizationSimModel:
@@ -48,7 +51,8 @@ def quantize_without_labels(
 
     Folds batch norms, equalizes layers if asked to, equalizes activations, calibrates, rounds the
     weights of each layer so that it makes up for what the rounded weights before it have changed,
-    calibrates again, and sets the ranges in front of LayerNorms by what these make of them.
+    calibrates again, sets the ranges in front of LayerNorms by what these make of them, and learns
+    the ranges of all activations if asked to.
 
     Args:
         model: Trained FP32 model; left as it is.
@@ -71,6 +75,10 @@ def quantize_without_labels(
         logit_ranges: Ranges of the model's outputs: "scheme": as those of other activations;
             "cross_entropy": for a classifier,
             :func:`~aimet_torch.ptq.logit_ranges.set_logit_ranges`.
+        range_iterations: Steps that learn the ranges of all activations at the end
+            (:func:`~aimet_torch.ptq.range_tuning.tune_activation_ranges`); 0: they stay. A step
+            costs about as much as one of training; 64 to 128 are usual.
+        range_learning_rate: Of these steps, as a share of each range.
         configure: Called with the simulation before it is calibrated, for bits of your own.
         num_batches: How many batches are used; None: all.
 
@@ -119,6 +127,15 @@ def quantize_without_labels(
     set_ranges_before_norms(sim, batches, forward_fn=_Batches.forward)
     if logit_ranges == "cross_entropy":
         set_logit_ranges(sim, batches, forward_fn=_Batches.forward)
+    if range_iterations:
+        tune_activation_ranges(
+            sim,
+            model,
+            batches,
+            num_iterations=range_iterations,
+            learning_rate=range_learning_rate,
+            forward_fn=_Batches.forward,
+        )
     return sim
 
 

@@ -85,6 +85,7 @@ def test_named_rows_are_measured_anew_and_the_others_stay(tmp_path, monkeypatch)
 
     assert measure("--seeds", "1") == [[1.0], [2.0]]
     assert measure("--seeds", "1", "FP32") == [[3.0], [2.0]]
+    assert measure("--seeds", "1", "--missing") == [[3.0], [2.0]]
     with pytest.raises(SystemExit, match="rows with seeds"):
         measure("--seeds", "2", "W8A8")
 

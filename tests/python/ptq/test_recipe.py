@@ -89,6 +89,16 @@ def test_options_and_bits_of_ones_own():
     assert nearest.model.stem.param_quantizers["weight"].is_overwrite_allowed()
 
 
+def test_learned_ranges_are_the_last_step():
+    model = trained()
+    options = {"default_output_bw": 4, "quant_scheme": "min_max"}
+    before = quantize_without_labels(model, data()[0], data(), **options)
+    after = quantize_without_labels(model, data()[0], data(), range_iterations=40, **options)
+    assert noise(after, model) > noise(before, model) + 0.5
+    weights = [sim.model.stem.weight for sim in (before, after)]
+    assert torch.equal(*weights)
+
+
 def test_weights_of_a_simulation_are_rounded_with_its_grids():
     model = trained()
     sim = plain(model, default_param_bw=3)
