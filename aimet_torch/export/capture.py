@@ -35,17 +35,27 @@ MARKER_DOMAIN = "aimet"
 MARKER_OP = "QuantizerMarker"
 # First opset in which Gelu, HardSwish, LayerNormalization and Mish are all single operators.
 DEFAULT_OPSET = 20
-# The exporter translates for this opset or later.
-MINIMUM_OPSET = 18
+# The exporter translates for these opsets; older ones are restated from the first of them.
+EXPORTER_OPSETS = (18, 23)
+# QuantizeLinear has had a channel axis since this opset.
+OLDEST_OPSET = 13
 
 
 @dataclass
 class Capture:
-    """An exported graph that still holds its markers, and what each marker stands for."""
+    """An exported graph that still holds its markers, and what each marker stands for.
+
+    Attributes:
+        model: for `opset`, or for the first that torch.onnx knows.
+        encodings: of the markers.
+        quantizer_names: dotted names of their quantizers.
+        opset: the one that was asked for.
+    """
 
     model: ir.Model
     encodings: list[TensorEncoding | None]
     quantizer_names: list[str]
+    opset: int = DEFAULT_OPSET
 
     def encoding(self, index: int) -> TensorEncoding:
         """The encoding of marker `index`; None-valued ones have been refused by `capture`."""
@@ -93,7 +103,8 @@ def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
             has.
         NotImplementedError: torch.onnx cannot translate the model.
     """
-    _check_options(torch_onnx_kwargs)
+    opset = _check_options(torch_onnx_kwargs)
+    torch_onnx_kwargs["opset_version"] = max(opset, EXPORTER_OPSETS[0])
     quantizers, encodings = read_encodings(model)
     names = list(quantizers)
     if names and all(encoding is None for encoding in encodings):
@@ -105,7 +116,7 @@ def capture(model: nn.Module, args: Any, **torch_onnx_kwargs: Any) -> Capture:
     positional, keywords = widen_open_sizes(model, positional, keywords, torch_onnx_kwargs)
     positional, keywords = _name_last_dict(model, positional, keywords)
     program = _export_quietly(marked, positional, keywords, torch_onnx_kwargs)
-    result = Capture(program.model, encodings, names)
+    result = Capture(program.model, encodings, names, opset)
     used = sorted({marker_index(node) for node in program.model.graph if is_marker(node)})
     missing = [result.quantizer_names[i] for i in used if encodings[i] is None]
     if missing:
@@ -153,18 +164,23 @@ def marker_index(node: ir.Node) -> int:
     return node.attributes["index"].as_int()
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def _check_options(options: dict[str, Any]) -> int:
+    """The opset that was asked for; what the dynamo exporter cannot do is refused."""
     if options.get("dynamo") is False:
         raise ValueError(
             "export: `dynamo=False` is not supported; the TorchScript exporter is deprecated and "
             "loses the tensors' names; leave `dynamo` out"
         )
     opset = options.get("opset_version")
-    if opset is not None and opset < MINIMUM_OPSET:
+    if opset is None:
+        return DEFAULT_OPSET
+    if not isinstance(opset, int) or not OLDEST_OPSET <= opset <= EXPORTER_OPSETS[1]:
         raise ValueError(
-            f"export: `opset_version` must be at least {MINIMUM_OPSET}, the lowest that torch.onnx "
-            f"translates for, got {opset}"
+            f"export: `opset_version` must be an integer from {OLDEST_OPSET}, since which "
+            f"QuantizeLinear has had a channel axis, to {EXPORTER_OPSETS[1]}, the last that "
+            f"torch.onnx translates for, got {opset!r}"
         )
+    return opset
 
 
 def _copy_with_markers(model: nn.Module, quantizers: dict[str, QuantizerBase | None]) -> nn.Module:
@@ -218,12 +234,12 @@ def _export_quietly(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
 ) -> torch.onnx.ONNXProgram:
     is_verbose = bool(options.get("verbose"))
-    options = {"opset_version": DEFAULT_OPSET, **options, "dynamo": True, "verbose": is_verbose}
+    options = {**options, "dynamo": True, "verbose": is_verbose}
     is_optimized = options.pop("optimize", True)
     # What the caller decides about files is handled when the finished graph is written.
     for name in ("external_data", "f"):
         options.pop(name, None)
-    with contextlib.nullcontext() if is_verbose else silence(), torch.no_grad():
+    with contextlib.nullcontext() if is_verbose else silence(), torch.no_grad(), _arithmetic():
         try:
             program = torch.onnx.export(model, args, kwargs=kwargs, optimize=False, **options)
         except torch.onnx.OnnxExporterError as error:
@@ -287,6 +303,22 @@ def _why_not(error: BaseException) -> str:
         "ONNX has no form for Python code whose path depends on the data, nor for some operators: "
         "`sim.graph.boundaries` tells which parts could not be traced"
     )
+
+
+@contextlib.contextmanager
+def _arithmetic() -> Iterator[None]:
+    """Let translations add to and multiply markers' results as they do with other tensors.
+
+    Some compute with Python's operators, which torch's own values know and those of
+    `torch.onnx.ops.symbolic` do not (batch norm of quantized statistics).
+    """
+    from onnxscript.onnx_opset import opset18
+
+    previous = ir.set_value_magic_handler(opset18)
+    try:
+        yield
+    finally:
+        ir.set_value_magic_handler(previous)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common as ir_passes
 
 from aimet_torch.encodings.tensor_encoding import TensorEncoding
-from aimet_torch.export.capture import MARKER_DOMAIN, Capture, is_marker, marker_index
+from aimet_torch.export.capture import (
+    DEFAULT_OPSET,
+    MARKER_DOMAIN,
+    Capture,
+    is_marker,
+    marker_index,
+)
 
 # They read a tensor's size, not its numbers.
 _SIZE_READERS = frozenset({"Shape", "Size"})
@@ -56,10 +62,18 @@ _GATES = frozenset({"Sigmoid", "HardSigmoid"})
 
 @dataclass
 class EncodedGraph:
-    """An ONNX model without quantizers, and the encoding of each of its quantized tensors."""
+    """An ONNX model without quantizers, and the encoding of each of its quantized tensors.
+
+    Attributes:
+        model: the graph.
+        encodings: by tensor.
+        opset: what the file shall be written for; older than the model's own where torch.onnx knows
+            only later ones.
+    """
 
     model: ir.Model
     encodings: dict[ir.Value, TensorEncoding] = field(default_factory=dict)
+    opset: int = DEFAULT_OPSET
 
     def __post_init__(self) -> None:
         graph = self.model.graph
@@ -110,7 +124,7 @@ def encode(capture: Capture, output_names: Collection[str] = ()) -> EncodedGraph
     Returns:
         The graph, with encodings spread over operators that only move numbers.
     """
-    graph = EncodedGraph(capture.model)
+    graph = EncodedGraph(capture.model, opset=capture.opset)
     _merge_repeated(capture)
     _give_each_reading_a_constant(graph)
     plan = [

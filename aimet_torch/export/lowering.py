@@ -48,8 +48,7 @@ def lower(
         prequantize_constants: weights as integer constants without QuantizeLinear.
         signedness: type of activations' integers; None keeps each grid's own.
     """
-    opset = graph.model.opset_imports[""]
-    writer = _Writer(graph, opset, prequantize_constants, signedness)
+    writer = _Writer(graph, graph.opset, prequantize_constants, signedness)
     # Biases need the encodings of inputs and weights, and may raise the scale of zero weights:
     # first of all.
     biases = integer_biases(graph) if export_int32_bias else []

@@ -19,6 +19,7 @@ from aimet_torch.export.encoded_graph import EncodedGraph, encode
 from aimet_torch.export.example_inputs import explained
 from aimet_torch.export.files import save_model
 from aimet_torch.export.onnx_grid import check_signedness
+from aimet_torch.export.opsets import restate_for_opset
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.quantsim.encodings_io import quantizer_args
 
@@ -58,7 +59,7 @@ def export_onnx_with_encodings(
             `aimet_torch.verify` does: True for ONNX Runtime, or the name of the target, "htp". A
             warning tells what is not within its limits.
         **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`,
-            `dynamic_shapes`, `dynamic_axes`, `opset_version` (18 or later), `external_data` (True:
+            `dynamic_shapes`, `dynamic_axes`, `opset_version` (13 to 23), `external_data` (True:
             weights in a file of their own).
 
     Returns:
@@ -75,6 +76,7 @@ def export_onnx_with_encodings(
     with explained("export_onnx_with_encodings", sim, model, args):
         captured = capture(model, args, **torch_onnx_kwargs)
     graph = encode(captured, output_names)
+    restate_for_opset(graph)
     encodings_file = Path(encodings_path) if encodings_path else path.with_suffix(".encodings")
     check_signedness("export_onnx_with_encodings", force_activation_as)
     document = encodings_document(graph, sim, encoding_version)

@@ -22,6 +22,7 @@ from aimet_torch.export.linear import merge_linear_layers
 from aimet_torch.export.lowering import lower
 from aimet_torch.export.onnx_encodings import model_of, verified
 from aimet_torch.export.onnx_grid import check_signedness, needed_opset
+from aimet_torch.export.opsets import restate_for_opset
 
 __all__ = ["export"]
 
@@ -62,7 +63,7 @@ def export(
             `aimet_torch.verify` does: True for ONNX Runtime, or the name of the target, "htp". A
             warning tells what is not within its limits.
         **torch_onnx_kwargs: passed on to `torch.onnx.export`: `input_names`, `output_names`,
-            `dynamic_shapes`, `dynamic_axes`, `opset_version` (18 or later; default: 20, or 21 when
+            `dynamic_shapes`, `dynamic_axes`, `opset_version` (13 to 23; default: 20, or 21 when
             16-bit integers or blocks need it), `external_data` (True: weights in a file of their
             own).
 
@@ -105,6 +106,7 @@ def to_qdq(
     graph = encode(captured, torch_onnx_kwargs.get("output_names") or ())
     prepare(graph)
     lower(graph, export_int32_bias, prequantize_constants, force_activation_as)
+    restate_for_opset(graph)
     return graph
 
 

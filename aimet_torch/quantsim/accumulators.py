@@ -182,7 +182,7 @@ def _layers(graph: ModelGraph) -> Iterator[_Layer]:
         is_layer = isinstance(module, _LAYERS) and isinstance(module, BaseQuantizationMixin)
         if not is_layer:
             continue
-        found = _input_quantizer(op)
+        found = input_quantizer(op)
         if found is None:
             continue
         is_transposed = isinstance(module, _TRANSPOSED)
@@ -250,12 +250,17 @@ def _for_weight(factor: Tensor, weight: AffineQuantizerBase, grid: BiasGrid) -> 
     return factor[: math.prod(weight.shape)].reshape(weight.shape)
 
 
-def _input_quantizer(op: OpNode) -> tuple[BaseQuantizationMixin, str, int] | None:
-    """Where the quantizer of a layer's input is: module, name of the list, position."""
-    value: Value = op.inputs[0]
+def input_quantizer(
+    op: OpNode, position: int = 0
+) -> tuple[BaseQuantizationMixin, str, int] | None:
+    """Where the quantizer of an operator's input is: module, name of the list, position.
+
+    Operators that only move numbers are looked through. None for an input in floating point.
+    """
+    value: Value = op.inputs[position]
     reader: OpNode = op
     while True:
-        found = _quantizer_at(reader, "input_quantizers", reader.inputs.index(value))
+        found = _quantizer_at(reader, "input_quantizers", position)
         if found is not None:
             return found
         producer = value.producer
@@ -266,7 +271,7 @@ def _input_quantizer(op: OpNode) -> tuple[BaseQuantizationMixin, str, int] | Non
             return found
         if producer.op_type not in GRID_PRESERVING_OPS or not producer.inputs:
             return None
-        reader, value = producer, producer.inputs[0]
+        reader, value, position = producer, producer.inputs[0], 0
 
 
 def _quantizer_at(

@@ -178,6 +178,15 @@ class ExportMethods:
             self, example, path, dynamic_shapes=dynamic_shapes, inductor_configs=inductor_configs
         )
 
+    def deployment_report(self) -> Any:
+        """Bytes of weights, multiplications by bit width, and what stays in floating point.
+
+        Returns:
+            An `aimet_torch.report.DeploymentReport`: prints as tables, `to_json()`,
+            `write_html(path)`.
+        """
+        return service("deployment_report")(self)
+
 
 def _with_rounded_parameters(model: nn.Module) -> nn.Module:
     """A copy whose parameters lie on their grids."""
