@@ -70,7 +70,7 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "report": {"ptq", "qat", "compression", "export"},
     "verification": {"report"},
     "cli": {"verification"},
-    "__main__": {"_native"},
+    "__main__": {"cli"},
 }
 # The package's front door: they put names together and hold no logic.
 FACADES = {"__init__", "_aliases", "_aimet_common"}

@@ -31,11 +31,12 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         from rich import box
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
     except ModuleNotFoundError:
         return _plain_table(header, rows)
     table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # brackets in names are no markup
     # As wide as it needs to be: names of tensors are for searching and must stay whole.
     console = Console(file=io.StringIO(), width=1000, color_system=None)
     console.print(table)

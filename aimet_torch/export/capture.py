@@ -139,7 +139,7 @@ def read_encodings(
         and (module.is_initialized() or module.calibration_issue is None)
     }
     encodings = [
-        TensorEncoding.from_quantizer(name, _PARAMETERS in f".{name}", quantizer)
+        _encoding_of(model, name, quantizer)
         if quantizer is not None and quantizer.is_initialized()
         else None
         for name, quantizer in quantizers.items()
@@ -150,8 +150,17 @@ def read_encodings(
                 if module.param_quantizers[parameter] is None:
                     name = f"{owner}{_PARAMETERS}{parameter}".removeprefix(".")
                     quantizers[name] = None
-                    encodings.append(TensorEncoding.from_encoding(name, True, encoding))
+                    tensor = getattr(module, parameter)
+                    encodings.append(TensorEncoding.from_encoding(name, True, encoding, tensor))
     return quantizers, encodings
+
+
+def _encoding_of(model: nn.Module, name: str, quantizer: QuantizerBase) -> TensorEncoding:
+    owner, separator, parameter = f".{name}".rpartition(_PARAMETERS)
+    if not separator:
+        return TensorEncoding.from_quantizer(name, False, quantizer)
+    tensor = getattr(model.get_submodule(owner.removeprefix(".")), parameter, None)
+    return TensorEncoding.from_quantizer(name, True, quantizer, tensor)
 
 
 def is_marker(node: ir.Node) -> bool:

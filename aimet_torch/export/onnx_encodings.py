@@ -11,6 +11,7 @@ from torch import nn
 
 from aimet_torch import encodings as encodings_files
 from aimet_torch.common.files import replace_together
+from aimet_torch.common.quantsim import chosen_version, has_one_list
 from aimet_torch.common.services import service
 from aimet_torch.common.version import __version__
 from aimet_torch.export.bias import integer_biases
@@ -28,12 +29,12 @@ def export_onnx_with_encodings(
     sim: Any,
     args: Any,
     f: str | os.PathLike[str],
-    encoding_version: str = "1.0.0",
+    encoding_version: str | None = None,
     *,
     encodings_path: str | os.PathLike[str] | None = None,
     export_model: bool = True,
     export_int32_bias: bool | None = None,
-    force_activation_as: str | None = None,
+    force_activation_as: str | None = "unsigned",
     verify: bool | str = False,
     **torch_onnx_kwargs: Any,
 ) -> Any:
@@ -48,13 +49,15 @@ def export_onnx_with_encodings(
         args: example input: a tensor, a tuple of positional arguments, or a dict of keyword
             arguments.
         f: path of the ONNX file.
-        encoding_version: version of the encodings file's format.
+        encoding_version: "0.6.1", "1.0.0", "2.0.0" or "2.1.0"; None: what
+            `aimet_torch.common.quantsim.encoding_version` says.
         encodings_path: path of the encodings file, if not beside `f`.
         export_model: False writes the encodings only.
         export_int32_bias: also list the biases of convolutions and Gemms as 32-bit parameters, in
-            steps of (input scale * weight scale); not by default, as in AIMET for these versions.
-        force_activation_as: for AIMET's scripts; without effect, as these versions always count
-            from the unsigned grid.
+            steps of (input scale * weight scale); by default from version 2.0.0 on, as in AIMET.
+        force_activation_as: "unsigned" or "signed" integers for activations, None for those of the
+            simulation; the real numbers stay. Versions before 2 always count from the unsigned
+            grid.
         verify: run the files beside the simulation on `args` when they are written, as
             `aimet_torch.verify` does: True for ONNX Runtime, or the name of the target, "htp". A
             warning tells what is not within its limits.
@@ -67,9 +70,12 @@ def export_onnx_with_encodings(
 
     Raises:
         ValueError: quantizers that have seen no data, or an option that is not supported.
-        NotImplementedError: torch.onnx cannot translate the model.
+        NotImplementedError: torch.onnx cannot translate the model, or the version has no form for
+            an entry.
     """
     path = Path(f)
+    version = chosen_version("export_onnx_with_encodings", encoding_version)
+    check_signedness("export_onnx_with_encodings", force_activation_as)
     model = model_of(sim)
     external_data = torch_onnx_kwargs.get("external_data")
     output_names = torch_onnx_kwargs.get("output_names") or ()
@@ -78,14 +84,16 @@ def export_onnx_with_encodings(
     graph = encode(captured, output_names)
     restate_for_opset(graph)
     encodings_file = Path(encodings_path) if encodings_path else path.with_suffix(".encodings")
-    check_signedness("export_onnx_with_encodings", force_activation_as)
-    document = encodings_document(graph, sim, encoding_version)
-    if export_int32_bias:
-        document["param_encodings"] += [bias.to_entry() for bias in integer_biases(graph)]
+    if export_int32_bias is None:
+        export_int32_bias = has_one_list(version)
+    # They may raise the scale of zero weights: first of all.
+    biases = _bias_entries(graph) if export_int32_bias else []
+    document = encodings_document(graph, sim, version, force_activation_as)
+    document["param_encodings"] += biases
     with replace_together(path.parent) as folder, replace_together(encodings_file.parent) as other:
         if export_model:
             save_model(graph.model, folder / path.name, external_data)
-        encodings_files.write(other / encodings_file.name, document, encoding_version)
+        encodings_files.write(other / encodings_file.name, document, version)
     if not verify:
         return None
     return verified(
@@ -120,7 +128,20 @@ def model_of(sim: Any) -> nn.Module:
     )
 
 
-def encodings_document(graph: EncodedGraph, sim: Any, version: str = "1.0.0") -> dict[str, Any]:
+def _bias_entries(graph: EncodedGraph) -> list[dict[str, Any]]:
+    """Entries of the int32 biases; none of a bias that two layers read in different steps."""
+    entries: dict[str, dict[str, Any]] = {}
+    ambiguous = set()
+    for bias in integer_biases(graph):
+        entry = bias.to_entry()
+        if entries.setdefault(entry["name"], entry) != entry:
+            ambiguous.add(entry["name"])
+    return [entry for name, entry in entries.items() if name not in ambiguous]
+
+
+def encodings_document(
+    graph: EncodedGraph, sim: Any, version: str = "1.0.0", signedness: str | None = None
+) -> dict[str, Any]:
     """The neutral document of all encodings in a graph, in its order, for files of `version`."""
     nodes = graph.model.graph
     values = [*nodes.inputs, *nodes.initializers.values(), *(v for n in nodes for v in n.outputs)]
@@ -128,13 +149,19 @@ def encodings_document(graph: EncodedGraph, sim: Any, version: str = "1.0.0") ->
     params: list[dict[str, Any]] = []
     for value in values:
         encoding = graph.get(value)
-        if encoding is not None:
-            rank = value.shape.rank() if value.shape is not None else None
-            (params if encoding.is_param else activations).append(
-                encoding.to_entry(value.name, rank, version)
-            )
+        if encoding is None or (encoding.is_plain_float and has_one_list(version)):
+            continue  # versions 2.x have no entries for 16-bit floats
+        rank = value.shape.rank() if value.shape is not None else None
+        if encoding.is_param:
+            params.append(encoding.to_entry(value.name, rank, version))
+            continue
+        if has_one_list(version):
+            # There is no unsigned integer type of 32 bits.
+            signed = encoding.signed if signedness is None else signedness == "signed"
+            encoding = encoding.as_signed(signed or encoding.bitwidth == 32)
+        activations.append(encoding.to_entry(value.name, rank, version))
     return {
-        "version": "1.0.0",
+        "version": version,
         "producer": {"package": "aimet_torch", "version": __version__},
         "activation_encodings": activations,
         "param_encodings": params,

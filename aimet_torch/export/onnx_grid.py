@@ -120,6 +120,11 @@ def onnx_grid(encoding: TensorEncoding, signedness: Signedness, opset: int) -> O
         for bits in ((4, 8, 16) if opset >= WIDE_TYPES_OPSET else (8,))
         if bits >= encoding.bitwidth
     ]
+    if encoding.zero_point_shift:
+        raise NotImplementedError(
+            f"onnx_qdq.export: quantizer `{encoding.source}` has `zero_point_shift` "
+            f"{encoding.zero_point_shift}; integer types have zero on their grid; use 0"
+        )
     if not widths:
         raise NotImplementedError(
             f"onnx_qdq.export: quantizer `{encoding.source}` has {encoding.bitwidth} bits; "

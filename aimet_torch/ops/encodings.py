@@ -14,7 +14,7 @@ def read_encodings(path: str | os.PathLike[str]) -> str:
     """Read an encodings file of any supported version.
 
     Args:
-        path: A file of version 0.4.0, 0.5.0, 0.6.1 or 1.0.0, or one without a version.
+        path: A file of version 0.4.0 to 2.1.0, or one without a version.
 
     Returns:
         The document as JSON text in the form of :func:`aimet_torch.encodings.read`.
@@ -54,7 +54,8 @@ def write_encodings(path: str | os.PathLike[str], document: str, version: str) -
     Args:
         path: Where to write; a symbolic link is followed.
         document: JSON text in the form of :func:`aimet_torch.encodings.read`.
-        version: "0.6.1", "1.0.0", or "" for version 0.6.1's entries without a version.
+        version: "0.6.1", "1.0.0", "2.0.0", "2.1.0", or "" for version 0.6.1's entries without a
+            version.
 
     Raises:
         OSError: The file cannot be written; nothing is left behind.
@@ -66,6 +67,59 @@ def write_encodings(path: str | os.PathLike[str], document: str, version: str) -
         torch.ops.aimet.write_encodings(filename, document, version)
     except RuntimeError as error:
         raise _os_error(error, filename) from error
+
+
+def check_encodings(document: str, model: str = "") -> str:
+    """Find what is wrong with a document, by itself and beside a model.
+
+    Args:
+        document: JSON text in the form of :func:`aimet_torch.encodings.read`.
+        model: JSON text of what a model says about its tensors
+            (:func:`aimet_torch.encodings.model_facts`), or "".
+
+    Returns:
+        JSON text: a list of {"severity", "rule", "name", "message"}.
+
+    Raises:
+        ValueError: The document is malformed or contradicts itself.
+        NotImplementedError: It names modules, and a model is given.
+    """
+    return torch.ops.aimet.check_encodings(document, model)
+
+
+def diff_encodings(left: str, right: str, tolerance: float = 0.0) -> str:
+    """Find where two documents map numbers differently.
+
+    Args:
+        left: JSON text in the form of :func:`aimet_torch.encodings.read`.
+        right: Likewise.
+        tolerance: Relative difference of scales that counts as none.
+
+    Returns:
+        JSON text: a list of {"name", "field", "left", "right"}.
+
+    Raises:
+        ValueError: A document is malformed or contradicts itself.
+    """
+    return torch.ops.aimet.diff_encodings(left, right, tolerance)
+
+
+def convert_encodings(document: str, version: str, options: str) -> str:
+    """Bring a document into the form of another version.
+
+    Args:
+        document: JSON text in the form of :func:`aimet_torch.encodings.read`.
+        version: As in :func:`write_encodings`.
+        options: JSON text: {"model", "param_names", "drops_unscaled"}.
+
+    Returns:
+        The document as JSON text, complete for that version.
+
+    Raises:
+        ValueError: The document is malformed or contradicts itself.
+        NotImplementedError: Something would be lost, or is not known; the message names the entry.
+    """
+    return torch.ops.aimet.convert_encodings(document, version, options)
 
 
 def _os_error(error: RuntimeError, filename: str) -> Exception:

@@ -314,7 +314,9 @@ def write_param_encodings(path: Path, quantizers: dict[str, Any]) -> None:
     entries = []
     for name, quantizer in quantizers.items():
         slot = f"{name}.weight"
-        entries.append(TensorEncoding.from_quantizer(slot, True, quantizer).to_entry(slot, None))
+        entries.append(
+            TensorEncoding.from_quantizer(slot, True, quantizer).to_entry(slot, None, _FILE_VERSION)
+        )
     document = {
         "version": _FILE_VERSION,
         "producer": {"package": "aimet_torch", "version": __version__},

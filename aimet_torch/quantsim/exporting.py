@@ -25,14 +25,26 @@ class OnnxExporter:
         self._sim = sim
 
     def export(
-        self, args: Any, f: str | Path, *, encoding_version: str = "1.0.0", **torch_onnx_kwargs: Any
+        self,
+        args: Any,
+        f: str | Path,
+        *,
+        encoding_version: str | None = None,
+        export_int32_bias: bool | None = None,
+        force_activation_as: str | None = "unsigned",
+        **torch_onnx_kwargs: Any,
     ) -> Any:
         """Write `f` and `<stem of f>.encodings`.
 
         Args:
             args: example input: a tensor, a tuple of positional or a dict of keyword inputs.
             f: path of the ONNX file.
-            encoding_version: "0.6.1" or "1.0.0".
+            encoding_version: "0.6.1", "1.0.0", "2.0.0" or "2.1.0"; None: what
+                `aimet_torch.common.quantsim.encoding_version` says, "1.0.0" unless it is assigned
+                to or AIMET_ENCODING_VERSION is set.
+            export_int32_bias: list biases as 32-bit integers, too; None: from version 2.0.0 on.
+            force_activation_as: "unsigned" or "signed" integers for activations, in versions from
+                2.0.0 on; None keeps those of the simulation.
             **torch_onnx_kwargs: passed on to `torch.onnx.export` (input_names, dynamic_shapes,
                 ...). `verify=True` runs the files in ONNX Runtime beside the simulation.
 
@@ -41,9 +53,16 @@ class OnnxExporter:
 
         Raises:
             ValueError: quantizers without a range, or an unknown version.
+            NotImplementedError: the version has no form for an entry, which the message names.
         """
         return service("export_onnx_with_encodings")(
-            self._sim, args, f, encoding_version=encoding_version, **torch_onnx_kwargs
+            self._sim,
+            args,
+            f,
+            encoding_version=encoding_version,
+            export_int32_bias=export_int32_bias,
+            force_activation_as=force_activation_as,
+            **torch_onnx_kwargs,
         )
 
 
@@ -67,7 +86,7 @@ class ExportMethods:
         export_model: bool = True,
         filename_prefix_encodings: str | None = None,
         apply_param_qdq: bool = False,
-        encoding_version: str = "0.6.1",
+        encoding_version: str | None = None,
     ) -> None:
         """Write the FP32 model and its encodings, as AIMET's `export` does.
 
@@ -91,7 +110,7 @@ class ExportMethods:
             filename_prefix_encodings: stem of the encodings files; the same by default.
             apply_param_qdq: write parameters as their quantized values; they have the same integers
                 either way.
-            encoding_version: "0.6.1" or "1.0.0".
+            encoding_version: as in `sim.onnx.export`; `_torch.encodings` is always of 0.6.1.
 
         Raises:
             ValueError: quantizers without a range, or an unknown version.

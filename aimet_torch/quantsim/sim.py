@@ -341,9 +341,23 @@ class QuantizationSimModel(ExportMethods):
 
     # -- encodings --------------------------------------------------------------------------------
 
-    def save_encodings_to_json(self, path: str | Path, filename_prefix: str) -> None:
-        """Write `<path>/<filename_prefix>.json`: all encodings, by torch module."""
-        encodings_io.save(self, Path(path) / f"{filename_prefix}.json")
+    def save_encodings_to_json(
+        self, path: str | Path, filename_prefix: str, encoding_version: str = "0.6.1"
+    ) -> None:
+        """Write `<path>/<filename_prefix>.json`: all encodings, by torch module.
+
+        Args:
+            path: directory; made when missing.
+            filename_prefix: stem of the file.
+            encoding_version: "0.6.1", which files activations under modules as AIMET does, or
+                "1.0.0", "2.0.0" or "2.1.0", where they go by the names of their quantizers
+                (`conv1.output_quantizers.0`).
+
+        Raises:
+            ValueError: no such version.
+            NotImplementedError: the version has no form for an entry, which the message names.
+        """
+        encodings_io.save(self, Path(path) / f"{filename_prefix}.json", encoding_version)
 
     def load_encodings(
         self,
@@ -351,23 +365,31 @@ class QuantizationSimModel(ExportMethods):
         strict: bool = True,
         partial: bool = True,
         requires_grad: bool | None = None,
-        allow_overwrite: bool = True,
-    ) -> None:
+        allow_overwrite: bool | None = True,
+    ) -> encodings_io.LoadedEncodings:
         """Set quantizers from encodings by the names of the torch modules.
+
+        Everything is checked before the first quantizer changes.
 
         Args:
             encodings: a file that `save_encodings_to_json` or `export` (`_torch.encodings`) wrote,
-                or its content.
+                or its content; of any version. Of files that name tensors of an ONNX graph the
+                parameters fit, since these have the same names.
             strict: an entry without a quantizer is an error instead of a warning.
-            partial: quantizers without an entry are left alone; False removes them, with a warning.
+            partial: quantizers without an entry are left alone; False removes them, with a warning
+                that lists them. Frozen ones stay in any case.
             requires_grad: whether the ranges train; None leaves it.
-            allow_overwrite: whether later calibration may change the ranges.
+            allow_overwrite: whether later calibration may change the ranges; None leaves it.
+
+        Returns:
+            The names of what was loaded, of entries that fit no quantizer, of quantizers without an
+            entry, of int32 biases (which follow from input and weight), and of frozen quantizers.
 
         Raises:
-            ValueError: a name that does not match (strict), a shape that does not fit, a malformed
-                file.
+            ValueError: a name that does not match (strict; all of them are listed), a shape or
+                number format that does not fit, a malformed file.
         """
-        encodings_io.load(
+        return encodings_io.load(
             self,
             encodings,
             strict=strict,

@@ -57,7 +57,7 @@ def load_with_encodings(
     known = {value.name: encoding for value, encoding in captured.encodings.items()}
     graph = EncodedGraph(load_model(Path(path)))
     values = _values(graph.model.graph)
-    entries = [*document["activation_encodings"], *document["param_encodings"]]
+    entries = [entry for _, entry in encodings_files.entries(document)]
     unknown = [e["name"] for e in entries if e["name"] not in known and e["bitwidth"] < 32]
     if unknown:
         raise ValueError(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from aimet_torch import ops
 from aimet_torch.common.defs import EncodingType
+from aimet_torch.quantization import onnx_entry
 from aimet_torch.quantization.affine.functional import dequantize, quantize, quantize_dequantize
 from aimet_torch.quantization.base import EncodingBase, plain_tensor
 from aimet_torch.quantization.grid import bind_grid_arguments, bitwidth_of, grid_limits
@@ -142,7 +143,8 @@ class AffineEncoding(EncodingBase):
         """Return the entry of an encodings file, without its name.
 
         Args:
-            encoding_version: ``"0.6.1"`` (a list with one dict a channel) or ``"1.0.0"`` (a dict).
+            encoding_version: ``"0.6.1"`` (a list with one dict a channel), ``"1.0.0"``, ``"2.0.0"``
+                or ``"2.1.0"`` (a dict).
 
         Raises:
             NotImplementedError: another version, or a block size of -1, or blocks along two axes.
@@ -153,9 +155,11 @@ class AffineEncoding(EncodingBase):
                 return self._to_0_6_1()
             case "1.0.0":
                 return self._to_1_0_0()
+            case "2.0.0" | "2.1.0":
+                return self._to_2(encoding_version)
         raise NotImplementedError(
-            f"{type(self).__name__}.to_qnn_encoding_dict: `encoding_version` must be '0.6.1' or "
-            f"'1.0.0', got {encoding_version!r}"
+            f"{type(self).__name__}.to_qnn_encoding_dict: `encoding_version` must be '0.6.1', "
+            f"'1.0.0', '2.0.0' or '2.1.0', got {encoding_version!r}"
         )
 
     def _to_0_6_1(self) -> list[dict[str, Any]]:
@@ -200,6 +204,17 @@ class AffineEncoding(EncodingBase):
         if self.zero_point_shift:
             entry["zero_point_shift"] = [self.zero_point_shift] * self.scale.numel()
         return entry
+
+    def _to_2(self, version: str) -> dict[str, Any]:
+        axes = onnx_entry.scale_axes(f"{type(self).__name__}.to_qnn", self.scale, self.block_size)
+        entry: dict[str, Any] = {
+            "output_dtype": f"{'int' if self.signed else 'uint'}{self.bitwidth}",
+            "y_scale": onnx_entry.nested_values(self.scale, axes),
+        }
+        points = onnx_entry.zero_points(self.offset, self.zero_point_shift)
+        if points is not None:
+            entry["y_zero_point"] = onnx_entry.nested_values(points, axes)
+        return {**entry, **axes}
 
     def _exported_block_size(self) -> int:
         sizes = [size for size in self.block_size or () if size != 1]
@@ -309,3 +324,18 @@ class GroupedBlockEncoding(AffineEncoding):
             "offset": [-(2 ** (self.decompressed_bw - 1))] * len(scales),
             "per_block_int_scale": self.per_block_int_scale.flatten().to(torch.int64).tolist(),
         }
+
+    def _to_2(self, version: str) -> dict[str, Any]:
+        entry = super()._to_2(version)
+        if not self.is_lpbq:
+            return entry
+        assert self.per_channel_scale is not None
+        integers = self.per_block_int_scale.to(torch.int64).tolist()
+        del entry["y_scale"]
+        if version == "2.0.0":
+            scales = self.per_channel_scale.tolist()
+            return {**entry, "per_block_int_scale": integers, "per_channel_float_scale": scales}
+        wide = [axis for axis, size in enumerate(self.per_channel_scale.shape) if size > 1]
+        channel_axis = wide[0] if wide else int(entry["axis"] == 0)
+        outer = self.per_channel_scale.flatten().tolist()
+        return {**entry, "y_scale": {"x": integers, "x_scale": outer, "axis": channel_axis}}

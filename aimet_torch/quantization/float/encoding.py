@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from aimet_torch.common.defs import EncodingType, Float
+from aimet_torch.quantization import onnx_entry
 from aimet_torch.quantization.affine.functional import expand_blocks
 from aimet_torch.quantization.base import EncodingBase, plain_tensor
 from aimet_torch.quantization.float.format import (
+    ONNX_NAMES,
     largest,
     quantize_dequantize,
     round_to_format,
@@ -109,17 +111,27 @@ class FloatEncoding(EncodingBase):
         """Return the entry of an encodings file, without its name.
 
         Args:
-            encoding_version: ``"0.6.1"`` or ``"1.0.0"``.
+            encoding_version: ``"0.6.1"``, ``"1.0.0"``, ``"2.0.0"`` or ``"2.1.0"``. In the last two
+                16-bit formats have no entry: the dictionary is empty.
 
         Raises:
-            NotImplementedError: another version, or a format those versions cannot express.
+            NotImplementedError: another version, or a format that the version cannot express.
         """
         is_plain = self.scale.numel() == 1 and bool(self.scale == 1)
-        if encoding_version not in ("0.6.1", "1.0.0") or self.bitwidth != 16 or not is_plain:
+        is_16_bit = self.bitwidth == 16 and is_plain
+        if encoding_version in onnx_entry.VERSIONS and (is_16_bit or self.format in ONNX_NAMES):
+            return {} if is_16_bit else self._to_2()
+        if encoding_version not in ("0.6.1", "1.0.0") or not is_16_bit:
             raise NotImplementedError(
                 "FloatEncoding.to_qnn_encoding_dict: versions 0.6.1 and 1.0.0 hold float16 and "
-                f"bfloat16 without a scale, got {self.format} for version {encoding_version!r}"
+                "bfloat16 without a scale, 2.0.0 and 2.1.0 also 8-bit floats and float4e2m1, got "
+                f"{self.format} for version {encoding_version!r}"
             )
         if encoding_version == "0.6.1":
             return [{"bitwidth": 16, "dtype": "float"}]
         return {"dtype": "FLOAT", "bw": 16, "enc_type": EncodingType.PER_TENSOR.name}
+
+    def _to_2(self) -> dict[str, Any]:
+        axes = onnx_entry.scale_axes("FloatEncoding.to_qnn", self.scale, self.block_size)
+        scale = onnx_entry.nested_values(self.scale, axes)
+        return {"output_dtype": ONNX_NAMES[self.format], "y_scale": scale, **axes}

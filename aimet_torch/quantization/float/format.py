@@ -8,7 +8,7 @@ from torch import Tensor
 from aimet_torch import ops
 from aimet_torch.common.defs import Float
 
-__all__ = ["format_of_dtype", "largest", "round_to_format", "torch_dtype"]
+__all__ = ["ONNX_NAMES", "format_of_dtype", "largest", "round_to_format", "torch_dtype"]
 
 _DTYPES = {
     Float(5, 10): torch.float16,
@@ -17,6 +17,14 @@ _DTYPES = {
     Float(4, 3, finite=True, unsigned_zero=True): torch.float8_e4m3fnuz,
     Float(5, 2): torch.float8_e5m2,
     Float(5, 2, finite=True, unsigned_zero=True): torch.float8_e5m2fnuz,
+}
+#: ONNX's names of formats that come with a scale.
+ONNX_NAMES = {
+    Float(4, 3, finite=True): "float8e4m3fn",
+    Float(4, 3, finite=True, unsigned_zero=True): "float8e4m3fnuz",
+    Float(5, 2): "float8e5m2",
+    Float(5, 2, finite=True, unsigned_zero=True): "float8e5m2fnuz",
+    Float(2, 1, finite=True): "float4e2m1",
 }
 _FORMATS = {dtype: format for format, dtype in _DTYPES.items()}
 

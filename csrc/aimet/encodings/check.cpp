@@ -107,10 +107,12 @@ class Check {
       error("impossible", encoding.name, "the tensor is not of a floating-point type");
       return;
     }
-    if (section != Section::kUnknown && facts.is_param != (section == Section::kParam)) {
-      error("role", encoding.name,
-            facts.is_param ? "is a constant of the model, listed as an activation"
-                           : "is an activation of the model, listed as a parameter");
+    if (section == Section::kParam && !facts.is_param) {
+      error("role", encoding.name, "is an activation of the model, listed as a parameter");
+    }
+    // Other constants may be quantized like activations.
+    if (section == Section::kActivation && facts.is_param && facts.channel_axis) {
+      error("role", encoding.name, "is a weight of the model, listed as an activation");
     }
     if (encoding.has_scale() && facts.has_shape) {
       check_shape(encoding, facts);

@@ -8,7 +8,7 @@
 //
 // Versions 0.4.0 and 0.5.0 can be read; 0.6.1, 1.0.0, 2.0.0 and 2.1.0 can be read and written.
 // Files of the 0.x family may also carry no version and may name modules instead of tensors
-// (AdaRound's parameter file, `_torch.encodings`).
+// (AdaRound's parameter file, `_torch.encodings`). docs/encodings.md tells what each version holds.
 //
 // Every malformed input ends in a FormatError or an UnsupportedError, every failure of the file
 // system in a FileError (errors.h). All functions may be called from several threads at once.

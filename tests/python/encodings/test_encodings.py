@@ -146,6 +146,95 @@ def test_lpbq_is_read_back(tmp_path: Path) -> None:
         encodings.write(path, {**DOCUMENT, "param_encodings": [lpbq]}, "0.6.1")
 
 
+def test_versions_2_have_one_list(tmp_path: Path) -> None:
+    path = tmp_path / "model.encodings"
+    document = copy.deepcopy(DOCUMENT)
+    document["param_encodings"][0] |= {"shape": [3, 1, 1], "channel_axis": 0}
+    with pytest.raises(
+        NotImplementedError, match=r"activation_encodings\.gelu: version 2\.0\.0 has"
+    ):
+        encodings.write(path, document, "2.0.0")
+    del document["activation_encodings"][1]
+    encodings.write(path, document, "2.0.0")
+    text = json.loads(path.read_text())
+    assert list(text) == ["version", "producer", "encodings"]
+    assert text["encodings"] == [
+        {"name": "input", "output_dtype": "uint8", "y_scale": 0.011764705882352941,
+         "y_zero_point": 85},
+        {"name": "conv.weight", "output_dtype": "int4", "y_scale": [0.25, 0.5, 1.5], "axis": 0},
+    ]  # fmt: skip
+    read = encodings.read(path)
+    assert [(role, entry["name"]) for role, entry in encodings.entries(read)] == [
+        ("", "input"),
+        ("", "conv.weight"),
+    ]
+    assert read["encodings"][1]["channel_axis"] == 0
+    assert encodings.diff(read, document) == []
+
+
+def test_floats_and_scales_of_two_levels(tmp_path: Path) -> None:
+    blocks = {"shape": [2, 2], "block_size": 16, "block_axis": 1, "channel_axis": 0}
+    entries = [
+        {"name": "fp8", "dtype": "float", "bitwidth": 8, "scale": [0.5], "shape": [],
+         "block_size": None, "channel_axis": None, "format": "float8e5m2"},
+        {"name": "nvfp4", "dtype": "float", "bitwidth": 4, "scale": [0.001], **blocks,
+         "format": "float4e2m1", "block_scale_format": "float8e4m3fn",
+         "per_block_float_scale": [1.0, 448.0, 0.5, 2.0]},
+        {"name": "lpbq", "dtype": "int", "bitwidth": 4, "signed": True, "symmetric": True,
+         "scale": [0.001, 0.002], "offset": [0, 0], **blocks, "decompressed_bitwidth": 8,
+         "per_block_int_scale": [1, 16, 3, 4]},
+    ]  # fmt: skip
+    path = tmp_path / "m"
+    document = {"activation_encodings": [], "param_encodings": entries}
+    encodings.write(path, document, "2.1.0")
+    found = {entry["name"]: entry for entry in encodings.read(path)["encodings"]}
+    assert found == {entry["name"]: entry for entry in entries}
+    with pytest.raises(NotImplementedError, match=r"nvfp4: .* write version 2\.1\.0"):
+        encodings.write(path, document, "2.0.0")
+    entries[1]["per_block_float_scale"][1] = 449.0  # type: ignore[index]
+    with pytest.raises(ValueError, match="no negative number of float8e4m3fn, got 449"):
+        encodings.write(path, document, "2.1.0")
+
+
+def test_conversion_needs_what_the_old_version_lacks() -> None:
+    old = encodings.parse(json.dumps({
+        "version": "1.0.0",
+        "activation_encodings": [],
+        "param_encodings": [{"name": "w", "enc_type": "PER_CHANNEL", "dtype": "INT", "bw": 8,
+                             "is_sym": True, "scale": [0.5, 0.25], "offset": [-128, -128]}],
+        "excluded_layers": ["fc"],
+        "quantizer_args": {},
+    }))  # fmt: skip
+    with pytest.raises(
+        NotImplementedError, match=r"param_encodings\.w: version 2\.0\.0 needs the axis"
+    ):
+        encodings.convert(old, "2.0.0")
+    model = {"w": encodings.TensorFacts((2, 4), is_param=True, channel_axis=0, block_axis=1)}
+    new = encodings.convert(old, "2.0.0", model=model)
+    assert new["param_encodings"][0]["channel_axis"] == 0
+    assert new["version"] == "2.0.0"
+    one_list = {**new, "param_encodings": [], "encodings": new["param_encodings"]}
+    with pytest.raises(
+        NotImplementedError, match=r"encodings\.w: .* the model or the names of its p"
+    ):
+        encodings.convert(one_list, "1.0.0")
+    for known in ({"model": model}, {"params": ["w"]}):
+        back = encodings.convert(one_list, "1.0.0", **known)
+        assert encodings.diff(back, old) == []
+        assert [entry["name"] for entry in back["param_encodings"]] == ["w"]
+    wrong = {"w": encodings.TensorFacts((3, 4), is_param=True, channel_axis=0, block_axis=1)}
+    (finding,) = encodings.check(old, wrong)
+    assert (finding.rule, finding.severity) == ("impossible", "error")
+    assert "2 scales along axis 0; the tensor has shape [3, 4]" in finding.message
+
+
+def test_differences_have_both_sides() -> None:
+    other = one_activation(scale=[0.0125])
+    (found,) = encodings.diff(DOCUMENT, other)
+    assert found == encodings.Difference("input", "scale", "0.011764705882352941", "0.0125")
+    assert encodings.diff(DOCUMENT, other, tolerance=0.1) == []
+
+
 @pytest.mark.parametrize("version", ["0.6.1", "1.0.0"])
 def test_content_is_parsed_like_its_file(tmp_path: Path, version: str) -> None:
     path = tmp_path / "model.encodings"

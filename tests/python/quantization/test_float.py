@@ -182,6 +182,12 @@ def test_formats_a_file_cannot_hold():
     encoding = FloatEncoding(3, 4, finite=True)
     with pytest.raises(NotImplementedError, match="hold float16 and bfloat16 without a scale"):
         encoding.to_qnn_encoding_dict("1.0.0")
+    assert encoding.to_qnn_encoding_dict("2.0.0") == {"output_dtype": "float8e4m3fn", "y_scale": 1}
+    per_channel = FloatEncoding(2, 5, scale=torch.tensor([[0.5], [0.25]]))
+    assert per_channel.to_qnn_encoding_dict("2.1.0") == {
+        "output_dtype": "float8e5m2", "y_scale": [0.5, 0.25], "axis": 0
+    }  # fmt: skip
+    assert FloatEncoding(10, 5).to_qnn_encoding_dict("2.0.0") == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fnuz, torch.float8_e5m2fnuz])

@@ -20,7 +20,7 @@ def test_export_writes_aimets_files(make_sim, net, data, tmp_path):
     restored = torch.load(tmp_path / "out" / "net.pth", weights_only=False)
     assert torch.equal(restored(data), net(data))
     document = json.loads((tmp_path / "out" / "net.encodings").read_text())
-    assert document["version"] == "0.6.1"
+    assert document["version"] == "1.0.0"
     assert document["quantizer_args"]["param_bitwidth"] == 8
     other = QuantizationSimModel(net, data)
     other.load_encodings(tmp_path / "out" / "net_torch.encodings")
