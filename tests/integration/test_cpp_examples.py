@@ -16,6 +16,8 @@ from aimet_torch.export import (
     export_torchscript,
     export_torchscript_with_encodings,
 )
+from aimet_torch.quantization.affine import GroupedBlockQuantizeDequantize
+from aimet_torch.quantization.float import FloatQuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from tests.integration.commands import ROOT, run
 from tests.python.models import FIXTURES, call_model
@@ -58,7 +60,21 @@ def simulation(model: nn.Module, make, **options) -> QuantizationSimModel:
     return sim
 
 
+def blocks() -> QuantizationSimModel:
+    """A linear layer in blocks with scales of two levels, and float16 behind it."""
+    torch.manual_seed(0)
+    sim = QuantizationSimModel(nn.Sequential(nn.Linear(32, 8), nn.ReLU()), torch.randn(2, 32))
+    sim.model[0].param_quantizers["weight"] = GroupedBlockQuantizeDequantize(
+        (8, 4), 4, True, 8, block_size=(1, 8), block_grouping=(1, -1)
+    )
+    sim.model[1].output_quantizers[0] = FloatQuantizeDequantize(dtype=torch.float16)
+    sim.compute_encodings([torch.randn(16, 32)])
+    sim.model.eval()
+    return sim
+
+
 MODELS = {
+    "blocks": blocks,
     "residual": lambda: simulation(Residual(), image),
     "residual_w4a16": lambda: simulation(
         Residual(), image, default_param_bw=4, default_output_bw=16
@@ -73,11 +89,16 @@ MODELS = {
     ),
 }
 BATCHES = {
+    "blocks": lambda b: torch.randn(b, 32, generator=torch.Generator().manual_seed(b)),
     "transformer": FIXTURES["Encoder"].inputs,
     "transposed": FIXTURES["Convolutions"].inputs,
     "constants": FIXTURES["FunctionalConv"].inputs,
     "resnet18": lambda b: image(b, 32),
 }
+
+
+# 1.0.0 tells no axes, 2.x does.
+VERSIONS = {"transposed": "2.1.0", "transformer": "0.6.1", "resnet18": "2.0.0"}
 
 
 def written(path: Path, inputs: object) -> Path:
@@ -90,7 +111,7 @@ def test_simulation_made_in_cpp_is_that_of_python(examples, tmp_path, name) -> N
     sim = MODELS[name]()
     make = BATCHES.get(name, image)
     model, encodings = tmp_path / "fp32.pth", tmp_path / "fp32.encodings"
-    export_torchscript_with_encodings(sim, make(2), model)
+    export_torchscript_with_encodings(sim, make(2), model, VERSIONS.get(name, "1.0.0"))
     inputs = written(tmp_path / "inputs.pt", make(3))  # another batch size
     outputs, saved = tmp_path / "outputs.pt", tmp_path / "simulation.pt"
     examples.run("quant_sim", model, encodings, inputs, outputs, saved)
@@ -102,6 +123,52 @@ def test_simulation_made_in_cpp_is_that_of_python(examples, tmp_path, name) -> N
     export_torchscript(sim, make(2), tmp_path / "simulated.pt")
     examples.run("torchscript", tmp_path / "simulated.pt", inputs, outputs)
     assert torch.equal(torch.load(outputs), expected)
+
+
+class Scripted(nn.Module):
+    """Somebody's own TorchScript, with control flow; its variables are the names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.layer(x)
+        if bool(hidden.sum() > 0):
+            hidden = hidden * 2
+        result = hidden.relu()
+        return result + 1
+
+
+def test_names_of_a_scripted_network_are_its_variables(examples, tmp_path) -> None:
+    torch.manual_seed(0)
+    network, x = Scripted().eval(), torch.randn(3, 4)
+    torch.jit.script(network).save(str(tmp_path / "net.pth"))
+
+    def entry(name: str, scale: float, **more) -> dict:
+        grid = {"enc_type": "PER_TENSOR", "dtype": "INT", "bw": 4, "is_sym": True}
+        return {"name": name, **grid, "scale": [scale], "offset": [-8], **more}
+
+    document = {
+        "version": "1.0.0",
+        "activation_encodings": [entry("x", 0.25), entry("result", 0.5)],
+        "param_encodings": [entry("layer.weight", 0.125)],
+    }
+    (tmp_path / "net.encodings").write_text(json.dumps(document))
+    inputs = written(tmp_path / "inputs.pt", x)
+    examples.run(
+        "quant_sim", tmp_path / "net.pth", tmp_path / "net.encodings", inputs, tmp_path / "y.pt"
+    )
+
+    def rounded(tensor: Tensor, scale: float) -> Tensor:
+        return ops.quantize_dequantize(tensor, torch.tensor(scale), torch.tensor(0.0), -8, 7)
+
+    with torch.no_grad():
+        hidden = nn.functional.linear(
+            rounded(x, 0.25), rounded(network.layer.weight, 0.125), network.layer.bias
+        )
+        hidden = hidden * 2 if hidden.sum() > 0 else hidden
+        assert torch.equal(torch.load(tmp_path / "y.pt"), rounded(hidden.relu(), 0.5) + 1)
 
 
 def edited(path: Path, change) -> Path:

@@ -33,6 +33,11 @@ const NamedFormat* find_format(std::string_view name) {
 
 }  // namespace
 
+const core::FloatFormat* find_float_format(std::string_view name) {
+  const NamedFormat* found = find_format(name);
+  return found == nullptr ? nullptr : &found->format;
+}
+
 int float_format_bits(std::string_view name) {
   const NamedFormat* found = find_format(name);
   return found == nullptr ? 0 : 1 + found->format.exponent_bits + found->format.mantissa_bits;

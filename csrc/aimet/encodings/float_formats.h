@@ -2,9 +2,14 @@
 
 #pragma once
 
+#include "aimet/core/float_format.h"
+
 #include <string_view>
 
 namespace aimet::encodings {
+
+// The format that ONNX calls `name`, nullptr when files hold no such format.
+const core::FloatFormat* find_float_format(std::string_view name);
 
 // Bits of the format that ONNX calls `name`, 0 when files hold no such format.
 int float_format_bits(std::string_view name);

@@ -1,6 +1,7 @@
 // One entry of an encodings file as an operator on one tensor.
 #pragma once
 
+#include "aimet/core/float_format.h"
 #include "aimet/encodings/document.h"
 
 #include <ATen/core/Tensor.h>
@@ -13,14 +14,14 @@
 
 namespace aimet::simulation {
 
-// The arguments of quantize_dequantize, or of quantize_dequantize_float for 16-bit floats.
+// The arguments of quantize_dequantize, or of quantize_dequantize_float for floating-point formats.
 struct FakeQuantize {
-  bool is_float16 = false;
+  std::optional<core::FloatFormat> format;
   at::Tensor scale;
-  at::Tensor offset;
+  at::Tensor offset;  // none of formats
   std::int64_t qmin = 0;
   std::int64_t qmax = 0;
-  std::optional<std::vector<std::int64_t>> block_size;
+  std::vector<std::int64_t> block_size;  // empty without blocks
 
   at::Tensor operator()(const at::Tensor& input) const;
 };

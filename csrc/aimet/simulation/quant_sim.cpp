@@ -71,11 +71,13 @@ class Builder {
       : module_(module), graph_(graph_of(module)), names_(simulation::names_of(*graph_)) {
     check_entries(document);
     const at::NoGradGuard no_grad;
-    for (const TensorEncoding& entry : document.param_encodings) {
-      if (names_.parameters.find(entry.name) != nullptr) {
-        quantize_parameter(entry);
-      } else {
-        quantize_value(entry);  // a second reading of a parameter has a name of its own
+    for (const auto* section : {&document.param_encodings, &document.encodings}) {
+      for (const TensorEncoding& entry : *section) {
+        if (names_.parameters.find(entry.name) != nullptr) {
+          quantize_parameter(entry);
+        } else {
+          quantize_value(entry);  // a second reading of a parameter has a name of its own
+        }
       }
     }
     for (const TensorEncoding& entry : document.activation_encodings) quantize_value(entry);
@@ -84,13 +86,12 @@ class Builder {
  private:
   void check_entries(const encodings::EncodingsDocument& document) const {
     std::vector<std::string> problems;
-    for (const TensorEncoding& entry : document.param_encodings) {
-      const bool is_known = names_.parameters.find(entry.name) != nullptr;
-      check_entry("param_encodings", entry, is_known, problems);
-    }
-    for (const TensorEncoding& entry : document.activation_encodings) {
-      check_entry("activation_encodings", entry, false, problems);
-    }
+    const auto check_section = [&](const char* name, const std::vector<TensorEncoding>& section) {
+      for (const TensorEncoding& entry : section) check_entry(name, entry, problems);
+    };
+    check_section("param_encodings", document.param_encodings);
+    check_section("encodings", document.encodings);
+    check_section("activation_encodings", document.activation_encodings);
     TORCH_CHECK_VALUE(
         problems.empty(), "QuantSim: ", problems.size(),
         " entries of the encodings do not fit the model: ", c10::Join("; ", problems),
@@ -98,8 +99,10 @@ class Builder {
         "export_to_torchscript=True); QuantSim::activation_names() lists the names in a model");
   }
 
-  void check_entry(const char* section, const TensorEncoding& entry, bool is_parameter,
+  void check_entry(const std::string& section, const TensorEncoding& entry,
                    std::vector<std::string>& problems) const {
+    const bool is_parameter =
+        section != "activation_encodings" && names_.parameters.find(entry.name) != nullptr;
     std::string problem = simulation::find_obstacle(entry);
     if (problem.empty() && !is_parameter) problem = find_missing(entry.name);
     if (!problem.empty()) problems.push_back(c10::str(section, " `", entry.name, "` ", problem));
@@ -165,17 +168,21 @@ class Builder {
     const jit::WithInsertPoint here(is_input ? *node->owningBlock()->nodes().begin()
                                              : node->next());
     jit::Value* scale = add_buffer("scale", name, quantizer.scale);
-    if (quantizer.is_float16) {
+    if (const auto& format = quantizer.format) {
+      std::vector<jit::NamedValue> inputs = {value, scale, format->exponent_bits,
+                                             format->mantissa_bits, format->is_finite,
+                                             format->is_zero_unsigned, /*saturate=*/true};
+      if (!quantizer.block_size.empty()) inputs.emplace_back(quantizer.block_size);
       return graph_->insert(c10::Symbol::fromQualString("aimet::quantize_dequantize_float"),
-                            {value, scale, 5, 10});
+                            inputs);
     }
     jit::Value* offset = add_buffer("offset", name, quantizer.offset);
     const auto op = c10::Symbol::fromQualString("aimet::quantize_dequantize");
-    if (!quantizer.block_size.has_value()) {
+    if (quantizer.block_size.empty()) {
       return graph_->insert(op, {value, scale, offset, quantizer.qmin, quantizer.qmax});
     }
     return graph_->insert(
-        op, {value, scale, offset, quantizer.qmin, quantizer.qmax, *quantizer.block_size});
+        op, {value, scale, offset, quantizer.qmin, quantizer.qmax, quantizer.block_size});
   }
 
   jit::Module& module_;
