@@ -12,22 +12,26 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from aimet_torch.compression.layers import (
     Choice,
     factor_modules,
     obstacle,
+    scale_outputs,
     truncated,
     with_parameters,
 )
 from aimet_torch.compression.results import LayerFactorization
 from aimet_torch.graph import ModelGraph, OpNode, skip_identity
+from aimet_torch.ops.algorithms import merge_batch_norm_statistics
 from aimet_torch.ops.low_rank import low_rank_fit, low_rank_product
 from aimet_torch.ops.reconstruction import LayerSums, bias_of_means, rounding_problem
 from aimet_torch.ptq.layer_rounding import Damping
-from aimet_torch.ptq.layer_targets import clamp_of, importance_of, residual_of
-from aimet_torch.ptq.layer_view import LayerView, run_layer
+from aimet_torch.ptq.layer_targets import residual_of
+from aimet_torch.ptq.layer_view import LayerView
 from aimet_torch.ptq.layers import LAYER_TYPES, ModuleUses, bias_or_zeros, replace_modules
 from aimet_torch.ptq.replay import Replay
 from aimet_torch.ptq.value_cache import ValueCache
@@ -60,6 +64,127 @@ class _Moments:
         share = output_sum.square() / total.clamp(min=1e-300).unsqueeze(1)
         variance = self.power - float(share.sum())
         return max(float(error) + self.power, 0.0) / max(variance, 1e-300)
+
+
+@dataclasses.dataclass
+class _Outputs:
+    """A layer's outputs as what follows sees them: through its batch norm, where there is one.
+
+    A low-rank layer cannot have all outputs right, so it matters how much an error in each counts:
+    behind the norm they are on one scale.
+
+    Attributes:
+        last: The layer's call, or that of the norm.
+        scale: Of the norm, (out,) float64, never nearly 0.
+        shift: Of the norm.
+        is_alive: Where the norm lets something through.
+        size_dims: Dimensions of the outputs behind that of the channels.
+    """
+
+    last: OpNode
+    scale: Tensor
+    shift: Tensor
+    is_alive: Tensor
+    size_dims: int
+
+    @classmethod
+    def of(cls, op: OpNode, view: LayerView) -> _Outputs:
+        dims = view.layer.weight.dim() - 2
+        ones = torch.ones(view.groups * view.outputs, dtype=torch.float64)
+        following = skip_identity(op.next_op())
+        norm: Any = None if following is None else following.module
+        is_linear = isinstance(view.layer, nn.Linear)
+        if (
+            following is None
+            or not isinstance(norm, _BatchNorm)
+            or norm.running_mean is None
+            or norm.running_var is None
+            or (is_linear and len(op.outputs[0].shape) != 2)
+        ):
+            return cls(op, ones, 0 * ones, ones > 0, dims)
+        statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        scale, shift = (
+            t.detach().double().cpu() for t in merge_batch_norm_statistics(*statistics, norm.eps)
+        )
+        least = 1e-3 * float(scale.abs().max())
+        if not least > 0:
+            return cls(op, ones, 0 * ones, ones > 0, dims)
+        is_alive = scale.abs() > least
+        return cls(following, torch.where(is_alive, scale, least), shift, is_alive, dims)
+
+    def apply(self, y: Tensor, skip_error: Tensor | None) -> Tensor:
+        """Outputs (N, out, *size) through the norm, plus what an addition behind it has lost."""
+        shape = (-1, *[1] * self.size_dims)
+        result = y * self.scale.to(y).view(shape) + self.shift.to(y).view(shape)
+        if skip_error is None:
+            return result
+        return result + skip_error * self.is_alive.to(y).view(shape)
+
+    def rows(self, matrices: Tensor) -> Tensor:
+        """Weights (groups, o, d) with the norm folded in."""
+        return matrices.double().cpu() * self.scale.view(*matrices.shape[:2], 1)
+
+    def unfold_bias(self, bias: Tensor) -> Tensor:
+        """The bias of the layer for one behind the norm."""
+        return (bias - self.shift) / self.scale
+
+    def fold_bias(self, bias: Tensor) -> Tensor:
+        """The inverse."""
+        return bias.detach().double().cpu() * self.scale + self.shift
+
+
+@dataclasses.dataclass
+class _Solution:
+    """What was found for a layer, with the norm behind it folded in.
+
+    Attributes:
+        weight: (groups, o, d).
+        bias: (out,).
+        choice: The factorization; None where the layer keeps its shape.
+        first: Weight of the first factor.
+        second: Weight of the second factor.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    choice: Choice | None = None
+    first: Tensor | None = None
+    second: Tensor | None = None
+
+
+@dataclasses.dataclass
+class _Task:
+    """A layer at its place in the walk."""
+
+    name: str
+    view: LayerView
+    outputs: _Outputs
+    replay: Replay
+    op: OpNode
+
+    def product(self, first: Tensor, second: Tensor, choice: Choice) -> Tensor:
+        """The weight that two factors stand for."""
+        view = self.view
+        return low_rank_product(
+            first, second, choice.factorization, groups=view.groups, transposed=view.transposed
+        )
+
+    def moments(self) -> _Moments:
+        """Of the layer's new inputs and what it gave in the original network."""
+        moments = _Moments(self.view.new_sums())
+        replay, op = self.replay, self.op
+        skip = residual_of(replay, self.outputs.last)
+        for batch in range(replay.batch_count):
+            assert op.fx_node is not None
+            error = None
+            if skip is not None:
+                # What is added to this layer's output has an error by now: undo it here.
+                error = replay.value(skip, batch, False) - replay.value(skip, batch, True)
+            x = replay.operands(op, batch, True)[0]
+            y = self.outputs.apply(replay.value(op.fx_node, batch, False), error)
+            self.view.add_batch(moments.sums, x, y)
+            moments.power += float(y.double().square().sum())
+        return moments
 
 
 class FittingWalk:
@@ -168,60 +293,22 @@ class FittingWalk:
         if choices is None and not any(replay.is_changed(n) for n in node.all_input_nodes):
             return  # what it reads is what it read
         view = LayerView(layer)
-        moments = self._moments(replay, op, view)
-        if choices is None:
-            weight, bias = self._refit(name, view, moments)
-            replay.finish(op, lambda args: run_layer(layer, weight, bias, args))
-        else:
-            module = self._factorize(name, view, moments, choices)
-            replay.finish(op, lambda args: module(*args))
+        task = _Task(name, view, _Outputs.of(op, view), replay, op)
+        moments = task.moments()
+        own = task.outputs.rows(view.matrices(layer.weight.detach()))
+        solution = self._solve(task, own, moments)
+        self._keep(task, own, moments, solution)
+        module = copy.deepcopy(self.replacements[name]).eval()
+        replay.finish(op, lambda args: module(*args))
 
-    def _moments(self, replay: Replay, op: OpNode, view: LayerView) -> _Moments:
-        moments = _Moments(view.new_sums())
-        clamp = clamp_of(skip_identity(op.next_op()))
-        skip = residual_of(replay, op)
-        for batch in range(replay.batch_count):
-            assert op.fx_node is not None
-            y: Tensor = replay.value(op.fx_node, batch, False)
-            if skip is not None:
-                # What is added to this layer's output has an error by now: undo it here.
-                y = y + replay.value(skip, batch, False) - replay.value(skip, batch, True)
-            importance = importance_of(view, y, clamp)
-            view.add_batch(moments.sums, replay.operands(op, batch, True)[0], y, importance)
-            squares = y.double().square()
-            moments.power += float((squares if importance is None else squares * importance).sum())
-        return moments
-
-    def _refit(self, name: str, view: LayerView, moments: _Moments) -> tuple[Tensor, Tensor]:
-        layer = view.layer
-        own = view.matrices(layer.weight.detach())
-        target, _ = rounding_problem(moments.sums, own, True, _DAMPING(moments.sums))
-        bias = bias_of_means(moments.sums, target)
-        before = moments.lost(own, bias_or_zeros(layer))
-        after = moments.lost(target, bias)
-        weight = view.weight_of(target)
-        made = _same_layer(layer)
-        module = with_parameters(made, layer, weight, bias)
-        row = LayerFactorization(
-            name,
-            type(layer).__name__,
-            plain_error=before,
-            output_error=after,
-            note="weights fitted to its new inputs",
-        )
-        self.replacements[name] = module
-        if name not in self.rows:
-            self.rows[name] = row
-        return module.weight.detach(), module.bias.detach()
-
-    def _factorize(
-        self, name: str, view: LayerView, moments: _Moments, choices: list[Choice]
-    ) -> nn.Module:
-        layer: Any = view.layer
-        sums, own = moments.sums, view.matrices(layer.weight.detach())
+    def _solve(self, task: _Task, own: Tensor, moments: _Moments) -> _Solution:
+        """The factors, or the weight, with the least error of the targets in ``moments``."""
+        sums, view = moments.sums, task.view
         target, gram = rounding_problem(sums, own, True, _DAMPING(sums))
-        kernel = () if isinstance(layer, nn.Linear) else tuple(layer.kernel_size)
-        options: dict[str, Any] = {"groups": view.groups, "transposed": view.transposed}
+        choices = self._choices.get(task.name)
+        if choices is None:
+            return _Solution(target, bias_of_means(sums, target))
+        kernel = () if isinstance(view.layer, nn.Linear) else tuple(view.layer.kernel_size)
 
         def fit(choice: Choice) -> tuple[Tensor, Tensor, Tensor]:
             cost = choice.rank * view.inputs**2
@@ -232,27 +319,49 @@ class FittingWalk:
 
         fits = [fit(choice) for choice in choices]
         index = min(range(len(fits)), key=lambda i: float(fits[i][2]))
-        choice, (first, second, _) = choices[index], fits[index]
-        weight = view.matrices(low_rank_product(first, second, choice.factorization, **options))
-        bias = bias_of_means(sums, weight)
+        first, second, _ = fits[index]
+        weight = view.matrices(task.product(first, second, choices[index]))
+        return _Solution(weight, bias_of_means(sums, weight), choices[index], first, second)
+
+    def _keep(self, task: _Task, own: Tensor, moments: _Moments, solution: _Solution) -> None:
+        """Make a solution the layer's new module, and a row of the table."""
+        layer: Any = task.view.layer
+        outputs, choice = task.outputs, solution.choice
+        bias = outputs.unfold_bias(solution.bias)
+        own_bias = outputs.fold_bias(bias_or_zeros(layer))
+        after = moments.lost(solution.weight, solution.bias)
+        if choice is None:
+            scale = outputs.scale.view(*solution.weight.shape[:2], 1)
+            weight = task.view.weight_of(solution.weight / scale)
+            self.replacements[task.name] = with_parameters(_same_layer(layer), layer, weight, bias)
+            self.rows[task.name] = LayerFactorization(
+                task.name,
+                type(layer).__name__,
+                plain_error=moments.lost(own, own_bias),
+                output_error=after,
+                note="weights fitted to its new inputs",
+            )
+            return
+        assert solution.first is not None
+        assert solution.second is not None
         plain_first, plain_second, lost = truncated(layer, choice)
-        plain = low_rank_product(plain_first, plain_second, choice.factorization, **options)
-        plain_error = moments.lost(view.matrices(plain), bias_or_zeros(layer))
-        module = factor_modules(layer, choice.factorization, first, second, bias)
-        self.replacements[name] = module
-        self.rows[name] = LayerFactorization(
-            name,
+        plain = outputs.rows(task.view.matrices(task.product(plain_first, plain_second, choice)))
+        second = scale_outputs(layer, choice.factorization, solution.second, 1 / outputs.scale)
+        self.replacements[task.name] = factor_modules(
+            layer, choice.factorization, solution.first, second, bias
+        )
+        self.rows[task.name] = LayerFactorization(
+            task.name,
             type(layer).__name__,
-            self._asked[name],
+            self._asked[task.name],
             choice.ratio,
             choice.factorization,
             choice.rank,
             choice.cost.max_rank,
             float(lost),
-            plain_error,
-            moments.lost(weight, bias),
+            moments.lost(plain, own_bias),
+            after,
         )
-        return copy.deepcopy(module).eval()
 
 
 def _same_layer(layer: Any) -> Any:

@@ -126,6 +126,16 @@ def truncated(layer: LayerType, choice: Choice) -> tuple[Tensor, Tensor, Tensor]
     )
 
 
+def scale_outputs(layer: LayerType, factorization: str, second: Tensor, factor: Tensor) -> Tensor:
+    """The weight of the second factor with output channels multiplied by ``factor``, (out,)."""
+    dims = second.dim() - 2
+    if is_transposed(layer) and factorization != "weight_output":
+        groups: Any = layer.groups
+        split = second.reshape(groups, -1, *second.shape[1:])
+        return (split * factor.view(groups, 1, -1, *[1] * dims)).reshape(second.shape)
+    return second * factor.view(-1, *[1] * (dims + 1))
+
+
 def factor_modules(
     layer: LayerType, factorization: str, first: Tensor, second: Tensor, bias: Tensor | None
 ) -> nn.Sequential:

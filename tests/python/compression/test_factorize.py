@@ -15,8 +15,13 @@ from torch import nn
 
 from aimet_torch.common.defs import CostMetric
 from aimet_torch.compression import factorize
-from aimet_torch.compression.layers import factor_modules
-from aimet_torch.ops.low_rank import FACTORIZATIONS, low_rank_cost, low_rank_split
+from aimet_torch.compression.layers import SCHEMES, factor_modules
+from aimet_torch.ops.low_rank import (
+    FACTORIZATIONS,
+    low_rank_cost,
+    low_rank_product,
+    low_rank_split,
+)
 
 
 def images(count=8, channels=3, size=12, seed=0):
@@ -286,3 +291,61 @@ def test_errors(options, error, message):
     arguments = {"model": network(), "dummy_input": images(1), "ratios": 0.5, **options}
     with pytest.raises(error, match=message):
         factorize(**arguments)
+
+
+NORMED = {
+    "conv": (nn.Conv2d(8, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)),
+    "grouped": (nn.Conv2d(8, 12, 3, stride=2, groups=2), nn.BatchNorm2d(12)),
+    "transposed": (nn.ConvTranspose2d(8, 12, 3, stride=2, groups=2), nn.BatchNorm2d(12)),
+    "one": (nn.Conv1d(8, 12, 5), nn.BatchNorm1d(12)),
+    "linear": (nn.Linear(8, 12), nn.BatchNorm1d(12)),
+}
+
+
+@pytest.mark.parametrize("name", NORMED)
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+def test_a_weight_of_low_rank_is_found_again_through_the_norm_behind_it(
+    name, factorization, monkeypatch
+):
+    layer, norm = (copy.deepcopy(module) for module in NORMED[name])
+    dims = layer.weight.dim() - 2
+    if factorization.startswith("spatial") and dims != 2:
+        pytest.skip("needs a kernel of two dimensions")
+    options = {
+        "groups": getattr(layer, "groups", 1),
+        "transposed": isinstance(layer, nn.ConvTranspose2d),
+    }
+    first, second, _ = low_rank_split(layer.weight.detach(), factorization, 1, **options)
+    layer.weight.data = low_rank_product(first, second, factorization, **options)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in (norm.running_mean, norm.weight.data, norm.bias.data):
+        tensor.copy_(torch.randn(12, generator=generator))
+    norm.running_var.copy_(torch.rand(12, generator=generator) + 0.1)
+    norm.weight.data[3] = 0  # a channel that the norm shuts off
+    model = nn.Sequential(layer, norm).eval()
+    x = torch.randn(64, 8, *[9] * dims, generator=generator)
+    monkeypatch.setitem(SCHEMES, "weight", (factorization,))
+    result = factorize(model, x, {"0": 0.9}, scheme="weight", data=[x])
+    (row,) = result.layers
+    assert row.factorization == factorization
+    assert row.output_error < 1e-6
+    torch.testing.assert_close(result.model(x), model(x), rtol=1e-3, atol=1e-3)
+
+
+def test_a_sum_behind_a_layer_hears_of_what_the_other_operand_has_lost():
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.first(x) + self.second(x)
+
+    torch.manual_seed(0)
+    model, x = Skip(), torch.randn(500, 16)
+    result = factorize(model, x, {"first": 0.5}, data=[x], refit=False)
+    with torch.no_grad():
+        # `second` reads the same input, keeps its weights here, and takes the error over below.
+        alone = float((result.model(x) - model(x)).square().mean())
+        both = factorize(model, x, {"first": 0.5, "second": 0.9}, data=[x])
+        assert float((both.model(x) - model(x)).square().mean()) < 0.7 * alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -336,3 +337,22 @@ NAN = torch.full((4, 4), math.nan)
 def test_errors(function, error, message):
     with pytest.raises(error, match=message):
         function()
+
+
+# ---------------------------------------------------------------------------- parity
+
+
+@pytest.mark.parametrize("name", ["spatial", "spatial_wide", "weight", "linear"])
+def test_factors_are_those_of_aimet_up_to_signs(name):
+    # In float32 there, in float64 here.
+    with np.load(Path(__file__).parents[2] / "golden" / "low_rank_2_42.npz") as arrays:
+        weight, *wanted = (
+            torch.from_numpy(arrays[f"{name}.{key}"]) for key in ("weight", "first", "second")
+        )
+    factorization = "spatial" if name.startswith("spatial") else "weight"
+    found = low_rank_split(weight, factorization, wanted[0].shape[0])[:2]
+    ours, theirs = (factors[0].flatten(1) for factors in (found, wanted))
+    signs = (ours * theirs).sum(1).sign()
+    torch.testing.assert_close(ours * signs.unsqueeze(1), theirs, rtol=0, atol=1e-5)
+    dims = [1] * (weight.dim() - 2)
+    torch.testing.assert_close(found[1] * signs.view(1, -1, *dims), wanted[1], rtol=0, atol=1e-5)
