@@ -34,8 +34,9 @@ from examples import assets
 
 #: (bits of weights, bits of activations).
 SETTINGS = {"W8A8": (8, 8), "W8A16": (8, 16), "W4A8": (4, 8)}
+_CONFIG = "htp_v73"
 _CALIBRATION_SIZE = 32
-_SAMPLES = 16
+_SAMPLES = 8
 _TOKENS = 16
 _RESNET_SIZE = 128
 
@@ -129,7 +130,11 @@ def measure(case: Case, setting: str) -> dict[str, Any]:
     weight_bits, bits = SETTINGS[setting]
     start = time.perf_counter()
     sim = QuantizationSimModel(
-        case.model, case.samples[0], default_param_bw=weight_bits, default_output_bw=bits
+        case.model,
+        case.samples[0],
+        default_param_bw=weight_bits,
+        default_output_bw=bits,
+        config_file=_CONFIG,
     )
     sim.compute_encodings(case.calibration)
     with tempfile.TemporaryDirectory() as folder:
@@ -151,6 +156,7 @@ def _summary(result: Verification) -> dict[str, Any]:
         "problems": result.problems,
         "notes": result.notes,
         "nodes": len(nodes),
+        "bitwidth": max((row.bitwidth for row in nodes), default=None),
         "nodes_within": sum(row.is_within for row in nodes),
         "least_equal": min((row.equal for row in nodes), default=None),
         "mean_equal": sum(row.equal for row in nodes) / len(nodes) if nodes else None,
@@ -179,22 +185,24 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/fidelity.json"))
     parser.add_argument("--samples", type=int, default=_SAMPLES)
     arguments = parser.parse_args()
-    rows = []
+    report: dict[str, Any] = {
+        "environment": environment.describe(torch.get_num_threads()),
+        "config": _CONFIG,
+        "htp": htp.unavailable() or "available",
+        "calibration_size": _CALIBRATION_SIZE,
+        "rows": [],
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for name, make in NETWORKS.items():
         chosen = [s for s in SETTINGS if all(w in f"{name} {s}" for w in arguments.words)]
         case = make(arguments.samples) if chosen else None
         for setting in chosen:
-            row = {"network": name, **measure(case, setting)}
-            rows.append(json_ready(row))
-            print(json.dumps(rows[-1]), flush=True)
-    report = {
-        "environment": environment.describe(torch.get_num_threads()),
-        "htp": htp.unavailable() or "available",
-        "calibration_size": _CALIBRATION_SIZE,
-        "rows": rows,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+            assert case is not None
+            report["rows"].append(json_ready({"network": name, **measure(case, setting)}))
+            print(json.dumps(report["rows"][-1]), flush=True)
+            # After each row: a run that is interrupted has what it measured.
+            text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+            arguments.output.write_text(text)
 
 
 if __name__ == "__main__":

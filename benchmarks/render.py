@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render_accuracy, render_qat, render_rounding
+from benchmarks import render_accuracy, render_fidelity, render_qat, render_rounding
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "benchmarks.json"
@@ -200,6 +200,9 @@ def main() -> None:
         text = render_accuracy.TABLE.sub(lambda _: render_accuracy.markdown(found), text)
         effects = render_accuracy.effects(found)
         REPAIR.write_text(render_accuracy.EFFECTS.sub(lambda _: effects, REPAIR.read_text()))
+    if render_fidelity.RESULTS.exists():
+        targets = render_fidelity.markdown(json.loads(render_fidelity.RESULTS.read_text()))
+        text = render_fidelity.TABLE.sub(lambda _: targets, text)
     README.write_text(text)
 
 
