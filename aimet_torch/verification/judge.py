@@ -42,7 +42,7 @@ def node_rows(
         if chain is not None and pair.is_array:
             steps = Agreement()
             for recording, results in zip(recordings, chain.outputs, strict=True):
-                steps.add(recording.codes[pair.quantized], results[pair.quantized])
+                steps.add_codes(recording.codes[pair.quantized], results[pair.quantized])
             row |= {"chain_equal": steps.equal, "chain_steps": steps.largest}
         rows.append(NodeRow(**row, is_within=_is_within(row, limits)))
     return rows
@@ -57,7 +57,7 @@ def _node_row(
         actual = actual.reshape(expected.shape)
         if not pair.is_array:
             actual, _ = pair.codes(actual)
-        steps.add(expected, actual)
+        steps.add_codes(expected, actual)
         if steps.largest:
             values.add(pair.values(expected), pair.values(actual))
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -58,14 +59,22 @@ class Pair:
             float32 when the values are on it.
         """
         scale, zero_point = self._along(values.ndim)
-        position = values.astype(np.float64) / scale + zero_point
+        position = values.astype(np.float32) / scale
+        levels = np.rint(position)
+        position -= levels
+        distance = float(np.abs(position, out=position).max(initial=0.0))
+        levels += zero_point.astype(np.float32)
         bits = self.dtype.bitwidth
         low = -(2 ** (bits - 1)) if self.dtype.is_signed() else 0
-        codes = np.clip(np.rint(position), low, low + 2**bits - 1)
-        distance = float(np.abs(position - codes).max(initial=0.0))
+        high = low + 2**bits - 1
+        beyond = max(low - levels.min(initial=low), levels.max(initial=high) - high)
+        with np.errstate(invalid="ignore"):
+            codes = np.clip(levels, low, high, out=levels).astype(_storage(self.dtype))
         # float32 has 24 bits: what is left of a product of code and scale.
         tolerance = 2.0**-22 * 2**bits
-        return codes.astype(_storage(self.dtype)), distance if distance > tolerance else 0.0
+        if not math.isfinite(distance):  # NaN has no integer
+            return codes, math.inf
+        return codes, max(distance if distance > tolerance else 0.0, float(beyond))
 
     def values(self, codes: np.ndarray) -> np.ndarray:
         """The real numbers that integers of this grid stand for, float32."""

@@ -329,6 +329,38 @@ def test_blocks(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("forced", "expected"), [("unsigned", "UINT8"), ("signed", "INT8")])
+def test_the_weight_of_a_normalization_has_the_type_of_the_activations(forced, expected, tmp_path):
+    sim, inputs = simulate(lambda: nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4)), [TOKENS])
+    path = tmp_path / "net.onnx"
+    onnx_qdq.export(sim, inputs, path, force_activation_as=forced)
+    found = types(path)
+    assert found["0.0.weight_dequantized"] == expected
+    assert found["0.1.weight_dequantized"] == "INT8"
+
+
+def test_a_wide_second_factor_of_a_product_is_signed(tmp_path):
+    sim, inputs = simulate(
+        lambda: Function(torch.matmul),
+        [TOKENS, (2, 6, 3)],
+        config_file="htp_v73",
+        default_output_bw=16,
+    )
+    path = tmp_path / "net.onnx"
+    onnx_qdq.export(sim, inputs, path)
+    nodes = producers(path)
+    product = next(node for node in nodes.values() if node.op_type == "MatMul")
+    first, second = (types(path)[name] for name in product.input)
+    assert (first, second) == ("UINT16", "INT16")
+    # The pair of the tensor itself stays what its maker and other readers have.
+    unsigned = nodes[nodes[product.input[1]].input[0]].input[0]
+    assert types(path)[unsigned] == "UINT16"
+    with torch.no_grad():
+        expected = sim.model(*inputs).numpy()
+    step = smallest_output_step(sim)
+    assert steps(expected, run(path, *inputs)[0], step) <= 1.01
+
+
 def test_sixteen_bit_floats_leave_no_trace(tmp_path):
     from aimet_torch.common.defs import QuantizationDataType
 

@@ -247,3 +247,46 @@ def test_bias_added_to_a_matrix_product():
         "add.output_quantizers.0"
     }
     assert sim.model.matmul.input_quantizers[1].shape == (1, 2)
+
+
+class Attention(nn.Module):
+    """Products of two activations, the second of which is made far away and moved."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        scores = self.query(x) @ self.key(x).transpose(1, 2)
+        return scores.softmax(-1) @ self.value(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "symmetric"),
+    [
+        ({"config_file": "htp_v73", "default_output_bw": 16}, {"key", "value"}),
+        ({"config_file": "htp_v68", "default_output_bw": 16}, set()),
+        ({"config_file": "htp_v73"}, set()),
+        ({"default_output_bw": 16}, set()),
+    ],
+)
+def test_second_factors_of_wide_products_are_symmetric_where_the_target_needs_it(
+    options, symmetric
+):
+    sim = QuantizationSimModel(Attention(), torch.randn(2, 5, 8), **options)
+    found = {
+        name
+        for name in ("query", "key", "value")
+        if sim.model.get_submodule(name).output_quantizers[0].symmetric
+    }
+    assert found == symmetric
+
+
+def test_an_input_of_the_model_as_the_second_factor():
+    class Product(nn.Module):
+        def forward(self, a, b):
+            return a @ b
+
+    inputs = (torch.randn(2, 3), torch.randn(3, 4))
+    sim = QuantizationSimModel(Product(), inputs, config_file="htp_v73", default_output_bw=16)
+    assert [q.symmetric for n, q in sim.named_quantizers() if "input" in n] == [False, True]
