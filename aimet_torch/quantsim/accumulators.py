@@ -35,13 +35,14 @@ from aimet_torch.quantsim.fusion import is_foldable_batch_norm
 TOLERANCE = 1e-4
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
+_NORMALIZATIONS = (nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 # Rounded by the output quantizer that follows as their input would be, but for its limits.
 _PASSES_ACCUMULATOR = GRID_PRESERVING_OPS | {"Relu", "Clip"}
 _INT32_MAX = 2**31 - 2**15  # of it, AIMET and others keep as much away from the limit
 
 
 def attach_bias_grids(graph: ModelGraph) -> None:
-    """Let convolutions and linear layers round their biases as targets do.
+    """Let convolutions, linear layers and normalizations round their biases as targets do.
 
     Where a batch norm follows that a target folds into the layer, the batch norm's bias is the one.
     """
@@ -50,6 +51,14 @@ def attach_bias_grids(graph: ModelGraph) -> None:
         site = layer.op.call_index if layer.norm is None else layer.norm.call_index
         if owner.bias is not None:
             owner.bias_grids = {**(owner.bias_grids or {}), site: layer.grid}
+    for op in graph.ops:
+        normalization: Any = op.module
+        if not isinstance(normalization, _NORMALIZATIONS) or normalization.bias is None:
+            continue
+        found = _input_quantizer(op) if isinstance(normalization, BaseQuantizationMixin) else None
+        if found is not None and normalization.param_quantizers["weight"] is not None:
+            grid = BiasGrid(normalization, *found, channel_axis=-1)
+            normalization.bias_grids = {**(normalization.bias_grids or {}), op.call_index: grid}
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def test_onnx_runtime_computes_the_simulations_numbers(assets, folded, tmp_path)
     path = tmp_path / "mobilenet_v2.onnx"
     onnx_qdq.export(sim, images[:1], path, dynamic_shapes=({0: "batch"},))
     assert activation_edges(path)[0] == []
-    result = aimet_torch.verify(sim, path, images.split(8), optimized=False)
+    result = aimet_torch.verify(sim, path, list(images.split(8)), optimized=False)
     # One step, 99.9 % of equal values, 10 dB above the quantization noise, 95 % equal top-1.
     assert result.ok, str(result)
     assert len(result.nodes) >= 65

@@ -208,3 +208,19 @@ def test_biases_of_layers_that_share_a_weight_fit_their_accumulators():
     assert sqnr(model(x), sim.model(x)) > 60
     a, b = (layer.param_quantizers["weight"].get_scale() for layer in (sim.model.a, sim.model.b))
     assert torch.equal(a, b)  # one weight, one grid
+
+
+@pytest.mark.parametrize("config", [None, "htp_v73"], ids=["symmetric", "asymmetric"])
+def test_a_normalization_rounds_its_bias_on_its_accumulator(config):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LayerNorm(6))
+    nn.init.normal_(model[0].weight)
+    nn.init.normal_(model[0].bias)
+    x = torch.randn(5, 6)
+    sim = QuantizationSimModel(model, x, config_file=config)
+    sim.compute_encodings([x])
+    layer = sim.model[0]
+    step = layer.input_quantizers[0].get_scale() * layer.param_quantizers["weight"].get_scale()
+    levels = layer._quantized_parameters()["bias"] / step
+    assert torch.equal(levels.round() * step, layer._quantized_parameters()["bias"])
+    assert not torch.equal(layer._quantized_parameters()["bias"], layer.bias)

@@ -19,6 +19,7 @@ import aimet_torch
 from aimet_torch import encodings
 from aimet_torch.common import tables
 from aimet_torch.export import onnx_qdq
+from aimet_torch.export.onnx_encodings import verified
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.report import pages
 from aimet_torch.verification import Limit, Limits, run, targets
@@ -103,13 +104,19 @@ def test_the_first_difference_is_where_the_file_was_changed(conv_net, tmp_path):
     assert any(problem.startswith("Conv `") for problem in result.problems)
 
 
-def test_a_simulation_that_was_calibrated_after_the_export(tmp_path):
-    sim, path, inputs = exported("conv_net", tmp_path)
-    sim.compute_encodings([2 * x for x in inputs])
-    result = aimet_torch.verify(sim, path, inputs)
+def test_a_simulation_that_was_calibrated_after_the_export(conv_net):
+    sim, path, inputs = conv_net
+    quantizer = sim.model.pointwise.output_quantizers[0]
+    limits = quantizer.get_min(), quantizer.get_max()
+    try:
+        quantizer.set_range(*(1.5 * limit for limit in limits))
+        result = aimet_torch.verify(sim, path, inputs, end_to_end=False, optimized=False)
+    finally:
+        quantizer.set_range(*limits)
     assert not result.ok
-    assert "another grid in the file than in the simulation" in result.problems[-1]
-    assert result.nodes[0].off_grid > 0
+    expected = "1 tensor(s) have another grid in the file than in the simulation"
+    assert expected in result.problems[0]
+    assert [row.operators for row in result.nodes if row.off_grid] == ["Conv"]
 
 
 def test_limits_of_the_caller(conv_net):
@@ -201,30 +208,31 @@ def test_export_verifies_by_itself(tmp_path):
     assert len(result.nodes) == 7
 
 
-@pytest.mark.parametrize("version", ["0.6.1", "1.0.0"])
-def test_an_encodings_file_is_verified_with_its_model(version, tmp_path):
+def test_problems_after_an_export_become_warnings(conv_net, monkeypatch):
+    sim, path, inputs = conv_net
+    monkeypatch.setattr(run, "Limits", lambda: Limits(by_operator={"Gemm": Limit(-1, 1)}))
+    with pytest.warns(UserWarning, match=r"conv_net\.onnx on onnxruntime: Gemm .* differs by"):
+        assert not verified(sim, path, [inputs[0]], True).ok
+
+
+def test_an_encodings_file_is_verified_with_its_model(tmp_path):
     sim, inputs = simulated("conv_net")
     path = tmp_path / "net.onnx"
     options = {"input_names": ["image"], "output_names": ["scores"]}
-    result = sim.onnx.export(inputs[0], path, encoding_version=version, verify=True, **options)
+    result = sim.onnx.export(inputs[0], path, verify=True, **options)
     assert result.ok, str(result)
     assert len(result.nodes) == 7
     assert all(row.equal == 1 for row in result.nodes)
     document = encodings.read(path.with_suffix(".encodings"))
     (entry,) = (e for e in document["activation_encodings"] if e["name"] == "scores")
     entry["scale"][0] *= 2
-    encodings.write(path.with_suffix(".encodings"), document, version)
+    encodings.write(path.with_suffix(".encodings"), document)
     result = aimet_torch.verify(sim, path, inputs, export_options=options)
     assert result.first_difference.tensor == "scores"
-    with pytest.raises(ValueError, match=r"not in an export of `sim`: .*`export_options`"):
-        aimet_torch.verify(sim, path, inputs)
-
-
-def test_export_warns_of_what_is_outside_the_limits(tmp_path, monkeypatch):
-    sim, inputs = simulated("conv_net")
-    monkeypatch.setattr(run, "Limits", lambda: Limits(by_operator={"Gemm": Limit(-1, 1)}))
-    with pytest.warns(UserWarning, match=r"net\.onnx on onnxruntime: Gemm .* differs by"):
-        onnx_qdq.export(sim, inputs[0], tmp_path / "net.onnx", verify=True)
+    entry["name"] = "points"
+    encodings.write(path.with_suffix(".encodings"), document)
+    with pytest.raises(ValueError, match=r"points; the file is of another.*`export_options`"):
+        aimet_torch.verify(sim, path, inputs, export_options=options)
 
 
 # -- processors whose products saturate
@@ -296,8 +304,8 @@ def test_files_that_do_not_fit_are_refused(conv_net, tmp_path):
     with pytest.raises(ValueError, match=r"is no ONNX file"):
         verify(sim, text, inputs)
     plain = tmp_path / "plain.onnx"
-    sim.onnx.export(inputs[0], plain)
-    plain.with_suffix(".encodings").unlink()
+    graph = "net (float[1] x) => (float[1] y) { y = Relu (x) }"
+    ir.save(ir.from_onnx_text(f'<ir_version: 10, opset_import: ["" : 20]> {graph}'), plain)
     with pytest.raises(FileNotFoundError, match=r"no QuantizeLinear, and there is no encodings"):
         verify(sim, plain, inputs)
     other, _ = simulated("block")
