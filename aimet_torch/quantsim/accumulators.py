@@ -52,11 +52,16 @@ def attach_bias_grids(graph: ModelGraph) -> None:
         if owner.bias is not None:
             owner.bias_grids = {**(owner.bias_grids or {}), site: layer.grid}
     for op in graph.ops:
-        normalization: Any = op.module
-        if not isinstance(normalization, _NORMALIZATIONS) or normalization.bias is None:
+        module: Any = op.module
+        is_quantized = isinstance(module, BaseQuantizationMixin)
+        if not isinstance(module, _NORMALIZATIONS) or not is_quantized:
             continue
-        found = _input_quantizer(op) if isinstance(normalization, BaseQuantizationMixin) else None
-        if found is not None and normalization.param_quantizers["weight"] is not None:
+        found = _input_quantizer(op)
+        normalization: Any = module
+        is_affine = normalization.weight is not None and normalization.bias is not None
+        if found is None or not is_affine:
+            continue
+        if normalization.param_quantizers["weight"] is not None:
             grid = BiasGrid(normalization, *found, channel_axis=-1)
             normalization.bias_grids = {**(normalization.bias_grids or {}), op.call_index: grid}
 
