@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,11 +156,22 @@ def with_inner_results(file: QdqFile, pairs: Collection[Pair]) -> tuple[ir.Model
     return model, names
 
 
-def without_open_sizes(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> None:
-    """Give every input the sizes of `feeds`, and let the runtime infer the others, in place."""
+def without_open_sizes(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """Give every input the sizes that are fed, and let the runtime infer the others, in place.
+
+    Raises:
+        ValueError: the calls have several shapes.
+    """
     for value in model.graph.inputs:
-        if value.name in feeds:
-            value.shape = ir.Shape(feeds[value.name].shape)
+        shapes = {call[value.name].shape for call in feeds if value.name in call}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"verify: the HTP has fixed sizes, and the calls in `inputs` have several for "
+                f"`{value.name}`: {', '.join(str(list(s)) for s in sorted(shapes))}; verify the "
+                "calls of each shape on their own"
+            )
+        if shapes:
+            value.shape = ir.Shape(shapes.pop())
     for node in model.graph:
         for value in node.outputs:
             if value.shape is not None and not value.shape.is_static():

@@ -60,8 +60,8 @@ def verify(
             of keyword inputs; or several: a list or an iterator of such, which are compared
             together. The integers of all quantized tensors of all calls are kept in memory.
         target: "onnxruntime" (its CPU provider), or "htp": Qualcomm's HTP, emulated, which needs
-            the package onnxruntime-qnn and an x86-64 machine, and which inputs must not have open
-            sizes.
+            the package onnxruntime-qnn and an x86-64 machine, and for which all calls must have
+            the same shape.
         node_by_node: compare every group of operators.
         end_to_end: compare the whole model.
         optimized: also run the whole model with ONNX Runtime's graph optimizations, which replace
@@ -189,7 +189,7 @@ class _Work:
 
     def _job(self, model: ir.Model, path: Path, feeds: list[dict[str, np.ndarray]]) -> Job:
         if self._is_htp:
-            groups.without_open_sizes(model, feeds[0])
+            groups.without_open_sizes(model, feeds)
         save_model(model, path)
         return Job(path, feeds)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 
 import aimet_torch
 from aimet_torch.export import onnx_qdq
-from aimet_torch.verification import htp
+from aimet_torch.verification import groups, htp
 from aimet_torch.verification.targets import Job
 from tests.python.verification.networks import exported, simulated
 
@@ -65,6 +67,17 @@ def test_what_the_htp_refuses_comes_with_its_reason(tmp_path):
     broken.write_bytes(b"no model")
     (outcome,) = htp.Htp().run([Job(broken, [])])
     assert "Protobuf parsing failed" in outcome.error
+
+
+def test_calls_of_several_shapes_are_refused():
+    text = '<ir_version: 10, opset_import: ["" : 20]> n (float[n, 2] x) => (float[n, 2] y)'
+    model = ir.from_onnx_text(f"{text} {{ y = Relu (x) }}")
+    calls = [{"x": np.zeros((size, 2), np.float32)} for size in (1, 3)]
+    with pytest.raises(ValueError, match=r"several for `x`: \[1, 2\], \[3, 2\]; verify"):
+        groups.without_open_sizes(model, calls)
+    groups.without_open_sizes(model, calls[:1])
+    assert list(model.graph.inputs[0].shape) == [1, 2]
+    assert next(iter(model.graph)).outputs[0].shape is None
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch, tmp_path):
