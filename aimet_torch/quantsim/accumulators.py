@@ -56,7 +56,7 @@ def attach_bias_grids(graph: ModelGraph) -> None:
         is_quantized = isinstance(module, BaseQuantizationMixin)
         if not isinstance(module, _NORMALIZATIONS) or not is_quantized:
             continue
-        found = _input_quantizer(op)
+        found = input_quantizer(op)
         normalization: Any = module
         is_affine = normalization.weight is not None and normalization.bias is not None
         if found is None or not is_affine:
