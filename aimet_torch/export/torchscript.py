@@ -16,6 +16,7 @@ from torch import nn
 
 from aimet_torch import encodings as encodings_files
 from aimet_torch.common.files import replace_together
+from aimet_torch.common.quantsim import chosen_version
 from aimet_torch.common.version import __version__
 from aimet_torch.encodings.tensor_encoding import TensorEncoding
 from aimet_torch.export.example_inputs import Example, run_example, take_tensors_only
@@ -73,7 +74,7 @@ def export_torchscript_with_encodings(
     sim: Any,
     args: Any,
     f: str | os.PathLike[str],
-    encoding_version: str = "1.0.0",
+    encoding_version: str | None = None,
     *,
     encodings_path: str | os.PathLike[str] | None = None,
     export_model: bool = True,
@@ -96,14 +97,16 @@ def export_torchscript_with_encodings(
         sim: a `QuantizationSimModel`, or a module that holds quantizers.
         args: example input: a tensor, a tuple of positional or a dict of keyword arguments.
         f: path of the TorchScript file; older files stay until both new ones are complete.
-        encoding_version: version of the encodings file's format.
+        encoding_version: "0.6.1", "1.0.0", "2.0.0" or "2.1.0"; None: what
+            `aimet_torch.common.quantsim.encoding_version` says.
         encodings_path: path of the encodings file, if not beside `f`.
         export_model: False writes the encodings only.
 
     Raises:
         ValueError, TypeError: as `export_torchscript`.
-        NotImplementedError: a quantizer whose grid encodings files do not have.
+        NotImplementedError: a quantizer that encodings files, or this version of them, do not have.
     """
+    version = chosen_version("export_torchscript_with_encodings", encoding_version)
     model = model_of(sim)
     require_calibrated(model)
     example = run_example("export_torchscript_with_encodings", sim, model, args)
@@ -114,17 +117,17 @@ def export_torchscript_with_encodings(
     encodings_file = Path(encodings_path) if encodings_path else path.with_suffix(".encodings")
     ranks = {name: tensor.dim() for name, tensor in traced.state_dict().items()}
     document = {
-        "version": "1.0.0",
+        "version": version,
         "producer": {"package": "aimet_torch", "version": __version__},
-        "activation_encodings": _entries(activations, {}, encoding_version),
-        "param_encodings": _entries(parameters, ranks, encoding_version),
+        "activation_encodings": _entries(activations, {}, version),
+        "param_encodings": _entries(parameters, ranks, version),
         "excluded_layers": list(getattr(sim, "excluded_layers", ())),
         "quantizer_args": quantizer_args(sim) if isinstance(sim, QuantizationSimModel) else {},
     }
     with replace_together(path.parent) as folder, replace_together(encodings_file.parent) as other:
         if export_model:
             _save(traced, folder / path.name)
-        encodings_files.write(other / encodings_file.name, document, encoding_version)
+        encodings_files.write(other / encodings_file.name, document, version)
 
 
 def _entries(

@@ -27,6 +27,7 @@ from aimet_torch.export.frozen import (
     replace_quantizers,
     rounded_biases,
 )
+from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantization.base import QuantizerBase, is_tracing
 from aimet_torch.quantization.float import FloatQuantizeDequantize
 
@@ -134,17 +135,19 @@ def _bias_encoding(source: str, scale: Tensor) -> TensorEncoding:
 
 
 def _encoding(name: str, quantizer: QuantizerBase) -> TensorEncoding:
+    if isinstance(quantizer, FloatQuantizeDequantize):
+        # Entries of 16-bit floats do not tell bfloat16 from float16.
+        is_described = not quantizer.is_bfloat16()
+    else:
+        is_described = isinstance(quantizer, AffineQuantizerBase) and not quantizer.zero_point_shift
+    if not is_described:
+        raise NotImplementedError(
+            f"export: quantizer `{name}` is {quantizer!r}, which entries of encodings files do not "
+            "describe well enough to simulate it; export_torchscript writes a simulation with any "
+            "quantizer"
+        )
     encoding = TensorEncoding.from_quantizer(name, ".param_quantizers." in f".{name}", quantizer)
     if encoding.is_float:
-        is_known = isinstance(quantizer, FloatQuantizeDequantize) and (
-            quantizer.is_float16() or quantizer.bitwidth == 32
-        )
-        if not is_known:
-            raise NotImplementedError(
-                f"export: quantizer `{name}` is {quantizer!r}, and entries of encodings files are "
-                "float16, float32 or integers; export_torchscript writes a simulation with any "
-                "quantizer"
-            )
         return encoding
     levels = 2**encoding.bitwidth
     lowest = -levels // 2 if encoding.signed else 0

@@ -61,13 +61,13 @@ def simulation(model: nn.Module, make, **options) -> QuantizationSimModel:
 
 
 def blocks() -> QuantizationSimModel:
-    """A linear layer in blocks with scales of two levels, and float16 behind it."""
+    """A linear layer in blocks with scales of two levels, and float8 behind it."""
     torch.manual_seed(0)
     sim = QuantizationSimModel(nn.Sequential(nn.Linear(32, 8), nn.ReLU()), torch.randn(2, 32))
     sim.model[0].param_quantizers["weight"] = GroupedBlockQuantizeDequantize(
         (8, 4), 4, True, 8, block_size=(1, 8), block_grouping=(1, -1)
     )
-    sim.model[1].output_quantizers[0] = FloatQuantizeDequantize(dtype=torch.float16)
+    sim.model[1].output_quantizers[0] = FloatQuantizeDequantize(dtype=torch.float8_e4m3fn)
     sim.compute_encodings([torch.randn(16, 32)])
     sim.model.eval()
     return sim
@@ -98,7 +98,7 @@ BATCHES = {
 
 
 # 1.0.0 tells no axes, 2.x does.
-VERSIONS = {"transposed": "2.1.0", "transformer": "0.6.1", "resnet18": "2.0.0"}
+VERSIONS = {"blocks": "2.1.0", "transposed": "2.1.0", "transformer": "0.6.1", "resnet18": "2.0.0"}
 
 
 def written(path: Path, inputs: object) -> Path:
@@ -180,7 +180,7 @@ def edited(path: Path, change) -> Path:
 
 def test_entries_that_fit_nothing_are_all_named(examples, tmp_path) -> None:
     sim = simulation(Residual(), image)
-    export_torchscript_with_encodings(sim, image(2), tmp_path / "net.pth")
+    export_torchscript_with_encodings(sim, image(2), tmp_path / "net.pth", "1.0.0")
     inputs = written(tmp_path / "inputs.pt", image(2))
 
     def refused(change) -> str:
@@ -283,7 +283,7 @@ def test_rounding_and_equalization(examples) -> None:
 
 def test_encodings(examples, tmp_path) -> None:
     sim = simulation(Residual(), image)
-    export_torchscript_with_encodings(sim, image(2), tmp_path / "net.pth")
+    export_torchscript_with_encodings(sim, image(2), tmp_path / "net.pth", "1.0.0")
     converted = tmp_path / "converted.encodings"
     output = examples.run("encodings", tmp_path / "net.encodings", "0.6.1", converted)
     assert "version 1.0.0" in output

@@ -94,12 +94,14 @@ def test_any_quantizer_can_be_in_a_file(tmp_path) -> None:
     sim.model[0].param_quantizers["weight"] = GroupedBlockQuantizeDequantize(
         (8, 4), 4, True, 8, block_size=(1, 8), block_grouping=(1, -1)
     )
-    sim.model[1].output_quantizers[0] = FloatQuantizeDequantize(dtype=torch.float8_e4m3fn)
+    sim.model[1].output_quantizers[0] = FloatQuantizeDequantize(dtype=torch.bfloat16)
     sim.compute_encodings([x])
     sim.export_torchscript(tmp_path / "sim.pt", x)
     with torch.no_grad():
         assert_equal(torch.jit.load(str(tmp_path / "sim.pt"))(x), sim.model(x))
-    with pytest.raises(NotImplementedError, match=r"`1\.output_quantizers\.0` is Float.*float16"):
+    with pytest.raises(
+        NotImplementedError, match=r"`1\.output_quantizers\.0` is Float.*any quantizer"
+    ):
         export_torchscript_with_encodings(sim, x, tmp_path / "fp32.pth")
 
 
@@ -183,7 +185,7 @@ def test_two_grids_of_one_tensor_have_two_names(tmp_path) -> None:
         quantizer.bitwidth = bits
         getattr(sim.model, name).input_quantizers[0] = quantizer
     sim.compute_encodings([torch.randn(64, 4)])
-    export_torchscript_with_encodings(sim, torch.randn(2, 4), tmp_path / "net.pth")
+    export_torchscript_with_encodings(sim, torch.randn(2, 4), tmp_path / "net.pth", "1.0.0")
     document = json.loads((tmp_path / "net.encodings").read_text())
     bits = {entry["name"]: entry["bw"] for entry in document["activation_encodings"]}
     assert bits["first_input_requantized"] == 8
