@@ -138,7 +138,7 @@ class _Call:
 
     name: str
     op_type: str
-    module: nn.Module | None
+    parameters: list[Tensor]
     macs: int | None
     outputs: list[tuple[tuple[int, ...], torch.dtype]]
 
@@ -179,12 +179,13 @@ def estimate_cost(model: nn.Module, input: Any) -> ModelCost:
 
 def _calls_of(graph: ModelGraph, input: Any) -> tuple[list[_Call], list[str]]:
     inside = _calls_inside(graph, input)
+    named = dict(graph.model.named_parameters(remove_duplicate=False))
     calls: list[_Call] = []
     for op in graph.ops:
         if op.is_boundary:
             calls += inside.get(op.module_name or "", [])
         else:
-            calls.append(_call_of(op))
+            calls.append(_call_of(op, named))
     unknown = [
         f"{boundary.name or 'model'}: {name} (x{count})"
         for boundary in graph.boundaries
@@ -201,10 +202,13 @@ _PRODUCTS = frozenset({
 })  # fmt: skip
 
 
-def _call_of(op: OpNode) -> _Call:
+def _call_of(op: OpNode, named: dict[str, nn.Parameter]) -> _Call:
     outputs = [(tuple(value.shape), value.dtype) for value in op.outputs]
     name = op.name if op.module is None else str(op.module_name)
-    return _Call(name, op.op_type, op.module, multiply_accumulates(op), outputs)
+    # Of a function: those among its arguments.
+    read: list[Tensor] = [named[k] for v in op.inputs if (k := v.parameter_name) in named]
+    own = [] if op.module is None else list(op.module.parameters())
+    return _Call(name, op.op_type, own + read, multiply_accumulates(op), outputs)
 
 
 def _calls_inside(graph: ModelGraph, input: Any) -> dict[str, list[_Call]]:
@@ -219,11 +223,13 @@ def _calls_inside(graph: ModelGraph, input: Any) -> dict[str, list[_Call]]:
         def record(module: nn.Module, args: Any, output: Any) -> None:
             shapes = [tuple(t.shape) for t in _tensors(args)]
             results = [(tuple(t.shape), t.dtype) for t in _tensors(output)]
+            parameters: list[Tensor] = list(originals[name].parameters())
             macs = macs_of_module(op_type, module, shapes, [shape for shape, _ in results])
-            calls.setdefault(boundary, []).append(_Call(name, op_type, module, macs, results))
+            calls.setdefault(boundary, []).append(_Call(name, op_type, parameters, macs, results))
 
         return record
 
+    originals = dict(graph.model.named_modules())
     for name, module in model.named_modules():
         if name in names:
             module.register_forward_hook(hook(name, *names[name]))
@@ -240,7 +246,7 @@ def _tensors(value: Any) -> list[Tensor]:
 def _row(name: str, calls: list[_Call], seen: set[int]) -> LayerCost:
     first = calls[0]
     own = []
-    for parameter in () if first.module is None else first.module.parameters():
+    for parameter in (p for call in calls for p in call.parameters):
         if id(parameter) not in seen:
             seen.add(id(parameter))
             own.append(parameter)

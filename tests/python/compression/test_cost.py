@@ -83,6 +83,7 @@ def test_functional_operations_and_what_the_graph_becomes():
     expected = [6 * 16 * 2 * 9, 16 * 5 * 6, 16 * 16 * 5, *[16 * 5 * 16] * 3]
     cost = estimate_cost(model, x)
     assert [row.macs for row in cost.layers if row.macs] == expected
+    assert [row.parameters for row in cost.layers if row.parameters] == [6 * 2 * 9, 5 * 6]
     graph = trace(model, x)
     graph.to_module()  # functions are modules now, with all they need as arguments
     assert sorted(row.macs for row in estimate_cost(graph.model, x).layers if row.macs) == sorted(
