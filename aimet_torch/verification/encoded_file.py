@@ -17,6 +17,7 @@ from aimet_torch.export.capture import capture
 from aimet_torch.export.encoded_graph import EncodedGraph, encode
 from aimet_torch.export.lowering import lower
 from aimet_torch.export.onnx_encodings import model_of
+from aimet_torch.export.onnx_grid import needed_opset
 from aimet_torch.export.onnx_qdq import prepare
 from aimet_torch.verification.qdq_file import QdqFile, load_model
 
@@ -69,6 +70,10 @@ def load_with_encodings(
         value, template = values.get(entry["name"]), known.get(entry["name"])
         if value is not None and template is not None:
             graph.encodings[value] = _from_entry(template, entry)
+    # The file itself needs no integers, and may say so with an opset that lacks them.
+    needed = [needed_opset(encoding) for encoding in graph.encodings.values()]
+    imports = graph.model.opset_imports
+    graph.opset = imports[""] = max([imports[""], *needed])
     prepare(graph)
     lower(graph, True, False, "unsigned")
     return QdqFile.of(Path(path), graph.model)
