@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aimet_torch.common.progress import progress
@@ -23,8 +24,9 @@ from aimet_torch.quantization.affine import QuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.quantsim.calibration import evaluation_mode, ranges_of, restore_ranges
 
-__all__ = ["RangeTuning", "tune_activation_ranges"]
+__all__ = ["RangeLoss", "RangeTuning", "tune_activation_ranges"]
 
+RangeLoss = Literal["squared_error", "cross_entropy"]
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -33,7 +35,8 @@ class RangeTuning:
     """What learning the ranges has changed.
 
     Attributes:
-        error_before: Mean squared error of the outputs over their mean square, over all batches.
+        error_before: Over all batches: mean squared error of the outputs over their mean square, or
+            with the loss "cross_entropy" the mean divergence of their probabilities, in nats.
         error_after: The same afterwards, at most ``error_before``.
         ranges: Number of activation quantizers whose ranges were learned.
     """
@@ -50,14 +53,15 @@ def tune_activation_ranges(
     *,
     num_iterations: int = 128,
     learning_rate: float = 2e-3,
+    loss: RangeLoss = "squared_error",
     num_batches: int | None = None,
     forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     seed: int = 0,
 ) -> RangeTuning:
     """Learn the ranges of all activations against a network's outputs, in place, without labels.
 
-    Adam on the limits of the quantizers, with a rate that falls linearly to zero, on the mean
-    squared error of the outputs. Everything else in the simulation stays as it is. If the error
+    Adam on the limits of the quantizers, with a rate that falls linearly to zero, on the error
+    of the outputs. Everything else in the simulation stays as it is. If the error
     over all batches has not become smaller, the ranges stay, too.
 
     Args:
@@ -68,6 +72,9 @@ def tune_activation_ranges(
             are kept in memory, with the outputs.
         num_iterations: Steps; each takes one batch as it comes.
         learning_rate: Of the first step, as a share of each quantizer's range.
+        loss: What an error is: "squared_error"; "cross_entropy" for a classifier, whose outputs are
+            logits in the last dimension: of its probabilities against those in floating point,
+            less the entropy of the latter (Kullback-Leibler divergence).
         num_batches: How many batches are used; None: all.
         forward_fn: ``forward_fn(model, batch)`` runs one; None: a batch is an input, or a tuple
             that begins with the inputs.
@@ -94,6 +101,10 @@ def tune_activation_ranges(
             "tune_activation_ranges: `learning_rate` is a share of each range, between 0 and 1, "
             f"got {learning_rate}"
         )
+    if loss not in get_args(RangeLoss):
+        raise ValueError(
+            f"tune_activation_ranges: `loss` must be one of {get_args(RangeLoss)}, got {loss!r}"
+        )
     quantizers = _learnable(sim)
     if not quantizers:
         raise ValueError(
@@ -102,7 +113,7 @@ def tune_activation_ranges(
         )
     calls = record_inputs(sim.model, data_loader, forward_fn, num_batches, sim._positional_count())
     with evaluation_mode(model), evaluation_mode(sim.model):
-        tuning = _Tuning(sim.model, calls, _references(model, calls))
+        tuning = _Tuning(sim.model, calls, _references(model, calls), loss)
         before, kept = tuning.error(), ranges_of(sim.model)
         try:
             with _only_these_learn(sim.model, quantizers):
@@ -138,23 +149,45 @@ def _references(model: nn.Module, calls: list[_Call]) -> list[list[Tensor]]:
     return [_outputs(model(*args, **kwargs)) for args, kwargs in calls]
 
 
+def _squared_error(given: Tensor, wanted: Tensor) -> Tensor:
+    return (given - wanted).square().sum()
+
+
+def _divergence(given: Tensor, wanted: Tensor) -> Tensor:
+    return F.kl_div(
+        F.log_softmax(given, -1), F.log_softmax(wanted, -1), reduction="sum", log_target=True
+    )
+
+
+# Loss -> (sum over a batch, what the sum of all batches is divided by).
+_LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], float]]] = {
+    "squared_error": (_squared_error, lambda t: float(t.double().square().sum())),
+    "cross_entropy": (_divergence, lambda t: t.numel() / max(t.shape[-1], 1)),
+}
+
+
 class _Tuning:
     """The error of a simulated model on some batches, and steps down from it."""
 
     def __init__(
-        self, simulated: nn.Module, calls: list[_Call], references: list[list[Tensor]]
+        self,
+        simulated: nn.Module,
+        calls: list[_Call],
+        references: list[list[Tensor]],
+        loss: RangeLoss,
     ) -> None:
         self._simulated = simulated
         self._calls = calls
         self._references = references
+        self._distance, size = _LOSSES[loss]
         # Of each output, so that all of them count alike.
-        self._power = [
-            max(sum(float(t.double().square().sum()) for t in same), torch.finfo(torch.double).tiny)
+        self._sizes = [
+            max(sum(size(t) for t in same), torch.finfo(torch.double).tiny)
             for same in zip(*references, strict=True)
         ]
 
     def _errors(self, batch: int) -> list[Tensor]:
-        """Squared error of each output, summed over the batch."""
+        """Error of each output, summed over the batch."""
         args, kwargs = self._calls[batch]
         given, wanted = _outputs(self._simulated(*args, **kwargs)), self._references[batch]
         if [t.shape for t in given] != [t.shape for t in wanted]:
@@ -163,16 +196,16 @@ class _Tuning:
                 f"{[tuple(t.shape) for t in wanted]}, the simulation "
                 f"{[tuple(t.shape) for t in given]}; pass the network that `sim` was made from"
             )
-        return [(a - b).square().sum() for a, b in zip(given, wanted, strict=True)]
+        return [self._distance(a, b) for a, b in zip(given, wanted, strict=True)]
 
     @torch.no_grad()
     def error(self) -> float:
-        """Relative error over all batches, mean over the outputs."""
-        sums = [0.0] * len(self._power)
+        """The error over all batches, mean over the outputs."""
+        sums = [0.0] * len(self._sizes)
         for batch in range(len(self._calls)):
             for index, error in enumerate(self._errors(batch)):
                 sums[index] += float(error)
-        ratios = [error / power for error, power in zip(sums, self._power, strict=True)]
+        ratios = [error / size for error, size in zip(sums, self._sizes, strict=True)]
         return sum(ratios) / len(ratios)
 
     def run(
@@ -193,9 +226,9 @@ class _Tuning:
             if not order:
                 order = torch.randperm(len(self._calls), generator=generator).tolist()
             errors = self._errors(order.pop())
-            loss = torch.stack([e / p for e, p in zip(errors, self._power, strict=True)]).sum()
+            total = torch.stack([e / s for e, s in zip(errors, self._sizes, strict=True)]).sum()
             optimizer.zero_grad()
-            loss.backward()
+            total.backward()
             optimizer.step()
             schedule.step()
 

@@ -21,7 +21,7 @@ from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms
 from aimet_torch.ptq.cross_layer_equalization import equalize_model
 from aimet_torch.ptq.logit_ranges import set_logit_ranges
 from aimet_torch.ptq.norm_ranges import set_ranges_before_norms
-from aimet_torch.ptq.range_tuning import tune_activation_ranges
+from aimet_torch.ptq.range_tuning import RangeLoss, tune_activation_ranges
 from aimet_torch.ptq.replay import record_inputs
 from aimet_torch.ptq.sim_rounding import round_weights_of_sim
 from aimet_torch.quantsim import QuantizationSimModel
@@ -44,6 +44,7 @@ def quantize_without_labels(
     logit_ranges: Literal["scheme", "cross_entropy"] = "scheme",
     range_iterations: int = 0,
     range_learning_rate: float = 2e-3,
+    range_loss: RangeLoss = "squared_error",
     configure: Callable[[QuantizationSimModel], None] | None = None,
     num_batches: int | None = None,
 ) -> QuantizationSimModel:
@@ -79,6 +80,7 @@ def quantize_without_labels(
             (:func:`~aimet_torch.ptq.range_tuning.tune_activation_ranges`); 0: they stay. A step
             costs about as much as one of training; 64 to 128 are usual.
         range_learning_rate: Of these steps, as a share of each range.
+        range_loss: What these steps lower; "cross_entropy" for a classifier.
         configure: Called with the simulation before it is calibrated, for bits of your own.
         num_batches: How many batches are used; None: all.
 
@@ -134,6 +136,7 @@ def quantize_without_labels(
             batches,
             num_iterations=range_iterations,
             learning_rate=range_learning_rate,
+            loss=range_loss,
             forward_fn=_Batches.forward,
         )
     return sim

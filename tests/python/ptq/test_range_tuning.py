@@ -72,6 +72,32 @@ def test_the_error_of_the_outputs_falls_and_only_ranges_of_activations_move(bits
     assert all(p.grad is None for p in sim.model.parameters())
 
 
+def test_probabilities_of_a_classifier_come_closer():
+    model = Network().eval()
+    sim = simulation(model, 5)
+    sim.model.third.output_quantizers[0] = None
+
+    def divergence():
+        """Straight from the definition: the sum of p log(p / q) over the classes."""
+        total = 0.0
+        for index in range(2):
+            rows = []
+            for x in batches():
+                with torch.no_grad():
+                    p, q = (net(x)[index].double().log_softmax(-1) for net in (model, sim.model))
+                rows.append((p.exp() * (p - q)).sum(-1))
+            total += float(torch.cat(rows).mean())
+        return total / 2
+
+    before = divergence()
+    found = tune_activation_ranges(
+        sim, model, batches(), num_iterations=120, learning_rate=1e-2, loss="cross_entropy"
+    )
+    assert found.error_before == pytest.approx(before, rel=1e-4)
+    assert found.error_after == pytest.approx(divergence(), rel=1e-4)
+    assert found.error_after < 0.9 * before
+
+
 def test_the_same_seed_gives_the_same_ranges_in_any_mode():
     model = Network()
     sims = [simulation(model.train()), simulation(model.eval())]
@@ -131,6 +157,8 @@ def test_bad_arguments():
         tune_activation_ranges(sim, model, batches(), num_iterations=0)
     with pytest.raises(ValueError, match="`learning_rate` is a share"):
         tune_activation_ranges(sim, model, batches(), learning_rate=0.0)
+    with pytest.raises(ValueError, match="`loss` must be one of"):
+        tune_activation_ranges(sim, model, batches(), loss="mse")
     with pytest.raises(ValueError, match=r"outputs of shapes \[\(16, 16\)\]"):
         tune_activation_ranges(sim, model.first, batches())
     blank = QuantizationSimModel(copy.deepcopy(model), batches()[0])
