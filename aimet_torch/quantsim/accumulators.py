@@ -264,9 +264,7 @@ def _for_weight(factor: Tensor, weight: AffineQuantizerBase, grid: BiasGrid) -> 
     return factor[: math.prod(weight.shape)].reshape(weight.shape)
 
 
-def input_quantizer(
-    op: OpNode, position: int = 0
-) -> tuple[BaseQuantizationMixin, str, int] | None:
+def input_quantizer(op: OpNode, position: int = 0) -> tuple[BaseQuantizationMixin, str, int] | None:
     """Where the quantizer of an operator's input is: module, name of the list, position.
 
     Operators that only move numbers are looked through. None for an input in floating point.
