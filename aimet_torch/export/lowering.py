@@ -17,7 +17,6 @@ from aimet_torch.export.onnx_grid import WIDE_TYPES_OPSET, OnnxGrid, Signedness,
 PRODUCER = "aimet_torch"
 # Metadata of a DequantizeLinear: dotted name of the simulation's quantizer.
 QUANTIZER_KEY = "aimet_torch.quantizer"
-# Targets compute in such floats anyway: their quantizers need no operator.
 _NO_OP_FLOAT_BITS = 16
 
 _NORMALIZATIONS = frozenset(
@@ -54,13 +53,9 @@ def lower(
     biases = integer_biases(graph) if export_int32_bias else []
     constants = _exact_constants(graph)
     for value, encoding in list(graph.encodings.items()):
-        if not encoding.is_float:
+        # Targets compute in 16-bit floats anyway: those quantizers need no operator.
+        if not encoding.is_float or encoding.bitwidth < _NO_OP_FLOAT_BITS:
             writer.insert_pair(value, encoding)
-        elif encoding.bitwidth < _NO_OP_FLOAT_BITS:
-            raise NotImplementedError(
-                f"onnx_qdq.export: quantizer `{encoding.source}` is a {encoding.bitwidth}-bit "
-                "floating-point one, which would be lost; use integers or 16-bit floats"
-            )
     for bias in biases:
         source = bias.node.inputs[2]
         writer.constant(source, bias.integers, bias.scale, None, 0, [(bias.node, 2)])

@@ -10,7 +10,9 @@ import onnx_ir as ir
 import torch
 
 from aimet_torch import ops
+from aimet_torch.encodings.float_formats import format_named
 from aimet_torch.encodings.tensor_encoding import TensorEncoding
+from aimet_torch.quantization.float.encoding import FloatEncoding
 
 Signedness = Literal["signed", "unsigned"] | None
 
@@ -23,6 +25,13 @@ _TYPES = {
     (16, True): ir.DataType.INT16,
     (16, False): ir.DataType.UINT16,
 }
+_FLOAT_TYPES = {
+    "float8e4m3fn": ir.DataType.FLOAT8E4M3FN,
+    "float8e4m3fnuz": ir.DataType.FLOAT8E4M3FNUZ,
+    "float8e5m2": ir.DataType.FLOAT8E5M2,
+    "float8e5m2fnuz": ir.DataType.FLOAT8E5M2FNUZ,
+}
+FLOAT8_OPSET = 19
 # QuantizeLinear knows 4-bit and 16-bit integers and blocks from this opset on, 8-bit ones in every
 # opset we write.
 WIDE_TYPES_OPSET = 21
@@ -44,12 +53,16 @@ class OnnxGrid:
 
     @property
     def zero_point(self) -> np.ndarray:
-        """Zero points, int64, in the shape of the scale."""
+        """Zero points, int64, in the shape of the scale; 0 for floating-point formats."""
+        if self.encoding.is_float:
+            return np.zeros(self.encoding.scale.shape, np.int64)
         return self.shift - self.encoding.offset
 
     @property
     def saturates_alike(self) -> bool:
-        """Whether the limits of the integer type are those of the grid."""
+        """Whether the limits of the type are those of the grid."""
+        if self.encoding.is_float:
+            return True
         bits = self.dtype.bitwidth
         lowest = -(2 ** (bits - 1)) if self.dtype.is_signed() else 0
         return (self.encoding.qmin + self.shift, self.encoding.qmax + self.shift) == (
@@ -64,8 +77,20 @@ class OnnxGrid:
         return (low.astype(np.float32) * encoding.scale, high.astype(np.float32) * encoding.scale)
 
     def integers(self, values: np.ndarray) -> np.ndarray:
-        """Round real numbers to the integers of this grid (int64)."""
+        """Round real numbers to the integers of this grid (int64), or to its float8 numbers."""
         encoding = self.encoding
+        if encoding.is_float:
+            scale = torch.from_numpy(np.array(encoding.scale, np.float32))
+            format = format_named(encoding.float_format)
+            grid = FloatEncoding(
+                format.mantissa_bits,
+                format.exponent_bits,
+                format.finite,
+                format.unsigned_zero,
+                scale,
+                encoding.block_size,
+            )
+            return grid.quantize(torch.from_numpy(np.array(values, np.float32))).numpy()
         quantized = ops.quantize(
             torch.from_numpy(np.array(values, dtype=np.float32)),
             torch.from_numpy(np.array(encoding.scale, dtype=np.float32)),
@@ -90,18 +115,26 @@ def check_signedness(name: str, signedness: object) -> None:
         )
 
 
+def _is_float8(encoding: TensorEncoding) -> bool:
+    """Whether QuantizeLinear has this format; MX and NVFP4 blocks have elements of it, too."""
+    is_scaled_alone = encoding.block_scale is None and not encoding.is_dynamic
+    return encoding.float_format in _FLOAT_TYPES and is_scaled_alone
+
+
 def needed_opset(encoding: TensorEncoding) -> int:
-    """The lowest opset whose QuantizeLinear holds this encoding, 13 or 21."""
-    if encoding.is_float:
+    """The lowest opset whose QuantizeLinear holds this encoding: 13, 19 (float8) or 21."""
+    if encoding.is_float and not _is_float8(encoding):
         return 13
-    return WIDE_TYPES_OPSET if encoding.bitwidth > 8 or encoding.block_size is not None else 13
+    if encoding.block_size is not None or encoding.bitwidth > 8:
+        return WIDE_TYPES_OPSET
+    return FLOAT8_OPSET if encoding.is_float else 13
 
 
 def onnx_grid(encoding: TensorEncoding, signedness: Signedness, opset: int) -> OnnxGrid:
     """Choose the integer type for an encoding.
 
     Args:
-        encoding: an integer encoding.
+        encoding: an integer encoding, or one of float8.
         signedness: None keeps the grid as it is; otherwise its integers are shifted by half the
             grid.
         opset: 4-bit types are used from opset 21 on; before that, 4-bit integers sit in 8-bit ones.
@@ -115,6 +148,14 @@ def onnx_grid(encoding: TensorEncoding, signedness: Signedness, opset: int) -> O
             f"{', blocks' if encoding.block_size is not None else ''}) needs `opset_version` "
             f"{needed_opset(encoding)} or later, got {opset}"
         )
+    if encoding.is_float:
+        if not _is_float8(encoding):
+            raise NotImplementedError(
+                f"onnx_qdq.export: quantizer `{encoding.source}` is a {encoding.bitwidth}-bit "
+                "floating-point one, for which QuantizeLinear has no type; use float8 (e4m3fn, "
+                "e5m2), integers or 16-bit floats"
+            )
+        return OnnxGrid(encoding, _FLOAT_TYPES[encoding.float_format], 0)
     widths = [
         bits
         for bits in ((4, 8, 16) if opset >= WIDE_TYPES_OPSET else (8,))

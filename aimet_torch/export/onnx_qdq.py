@@ -44,8 +44,9 @@ def export(
     moves (reshape, transpose, max pooling, ...), so that a target finds no floating-point island.
     Linear layers on more than two axes become a Gemm between two Reshapes; batch norms that the
     simulation leaves to the target are folded; scalar operands (`x * 0.5`) are constants on a grid
-    of their own. 16-bit floating-point quantizers leave no trace. ONNX Runtime without graph
-    optimizations computes what the simulation computes, but for the order of floating-point sums.
+    of their own. Quantizers of float8 become QuantizeLinear to float8, those of 16-bit floats leave
+    no trace. ONNX Runtime without graph optimizations computes what the simulation computes, but
+    for the order of floating-point sums.
 
     Args:
         model: a `QuantizationSimModel`, or a module that holds quantizers.

@@ -405,6 +405,49 @@ def test_the_old_file_stays_when_the_new_one_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_weights_of_recurrent_layers_are_one_constant_each(kind, tmp_path):
+    class Cells(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cells = kind(6, 4, batch_first=True)
+
+        def forward(self, x):
+            return self.cells(x)[0]
+
+    sim, inputs = simulate(Cells, [TOKENS])
+    path = tmp_path / "net.onnx"
+    onnx_qdq.export(sim, inputs, path)
+    nodes = producers(path)
+    cell = next(n for n in nodes.values() if n.op_type in ("LSTM", "GRU"))
+    values = initializers(path)
+    for name, shape in (("W", 6), ("R", 4)):
+        weight = nodes[cell.input[1 if name == "W" else 2]]
+        assert weight.op_type == "DequantizeLinear"
+        stored = values[nodes[weight.input[0]].input[0]]
+        assert stored.shape[0] == 1
+        assert stored.shape[2] == shape
+    assert cell.input[3] in values
+    with torch.no_grad():
+        expected = sim.model(*inputs).numpy()
+    assert steps(expected, run(path, *inputs)[0], smallest_output_step(sim)) <= 1.01
+
+
+def test_weights_beyond_the_limit_of_one_file_lie_beside_it(tmp_path, monkeypatch):
+    from aimet_torch.export import files
+
+    monkeypatch.setattr(files, "SINGLE_FILE_LIMIT_BYTES", 100)
+    sim, inputs = simulate(lambda: nn.Linear(64, 32), [(3, 64)])
+    path = tmp_path / "net.onnx"
+    onnx_qdq.export(sim, inputs, path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
+    assert path.stat().st_size < 64 * 32 * 4 <= (tmp_path / "net.onnx.data").stat().st_size
+    onnx.checker.check_model(str(path), full_check=True)
+    with torch.no_grad():
+        expected = sim.model(*inputs).numpy()
+    np.testing.assert_array_equal(run(path, *inputs)[0], expected)
+
+
 def test_aimets_name():
     import aimet_torch
 
