@@ -25,6 +25,7 @@ import aimet_torch
 from aimet_torch import QuantizationSimModel
 from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.common.progress import progress
+from aimet_torch.common.tables import format_percent
 from aimet_torch.cross_layer_equalization import equalize_model
 from aimet_torch.report import (
     QuantizationReport,
@@ -34,7 +35,7 @@ from aimet_torch.report import (
     sqnr_db,
     top1_agreement,
 )
-from aimet_torch.report.document import format_db, format_percent
+from aimet_torch.report.pages import format_db
 
 BATCH_SIZE = 8
 # One photograph of four calibrates; what is measured is measured on others.

@@ -31,3 +31,9 @@ def test_training_example(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "fashion_mnist_w4a4.onnx")
     (name,) = (i.name for i in session.get_inputs())
     assert session.run(None, {name: np.zeros((1, 1, 28, 28), np.float32)})[0].shape == (1, 10)
+
+
+def test_the_demonstration_finds_what_it_imports(tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'examples'}"}
+    output = run([sys.executable, "-c", "import demo; print(demo.main)"], tmp_path, environment)
+    assert "function main" in output
