@@ -328,7 +328,8 @@ def test_a_weight_of_low_rank_is_found_again_through_the_norm_behind_it(
     result = factorize(model, x, {"0": 0.9}, scheme="weight", data=[x])
     (row,) = result.layers
     assert row.factorization == factorization
-    assert row.output_error < 1e-6
+    # Sums of float32 outputs say no more than this, of exact factors neither.
+    assert row.output_error < 1e-5
     torch.testing.assert_close(result.model(x), model(x), rtol=1e-3, atol=1e-3)
 
 
