@@ -43,7 +43,7 @@ TEST(LowRank, TwoConvolutionsComputeWhatTheirProductComputes) {
 TEST(LowRank, FitsTheOutputsOfALayer) {
   at::manual_seed(5);
   const at::Tensor weight = at::randn({8, 4, 3, 3});
-  const at::Tensor x = at::avg_pool2d(at::randn({8, 4, 14, 14}), {3, 3}, {1, 1});
+  const at::Tensor x = at::avg_pool2d(at::randn({8, 4, 16, 16}), {5, 5}, {1, 1});
   const at::Tensor y = at::conv2d(x, weight, {}, 1, 1);
   const auto sums = [](at::IntArrayRef shape) { return at::zeros(shape, at::kDouble); };
   aimet::LayerMoments moments{sums({1, 36, 36}), sums({1, 8, 36}), sums({1, 36}), sums({1, 8}),
@@ -58,7 +58,7 @@ TEST(LowRank, FitsTheOutputsOfALayer) {
         aimet::low_rank_product(f.first, f.second, Factorization::kSpatial, 1, false);
     return (at::conv2d(x, product.to(at::kFloat), {}, 1, 1) - y).square().mean().item<double>();
   };
-  EXPECT_LT(error(fitted), 0.8 * error(plain));
+  EXPECT_LT(error(fitted), 0.6 * error(plain));
 }
 
 TEST(LowRank, RefusesRanksThatAreNone) {
