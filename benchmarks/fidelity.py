@@ -5,7 +5,8 @@
 Each network is simulated, exported as QDQ and run by `aimet_torch.verify` on both targets, on
 inputs that did not calibrate it, one at a time. MobileNetV2 has its ImageNet weights and sees
 photographs; ResNet-18 has random weights and batch norms that saw photographs; MiniLM-L6's encoder
-has its weights and sees words. No labels.
+has its weights and sees words. No labels. Rows that the output file has are kept, so a run that was
+stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -178,6 +179,10 @@ def _summary(result: Verification) -> dict[str, Any]:
     return summary
 
 
+def _place(row: dict[str, Any]) -> tuple[int, int]:
+    return list(NETWORKS).index(row["network"]), list(SETTINGS).index(row["setting"])
+
+
 def main() -> None:
     """Measure and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -185,21 +190,28 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/fidelity.json"))
     parser.add_argument("--samples", type=int, default=_SAMPLES)
     arguments = parser.parse_args()
+    rows = json.loads(arguments.output.read_text())["rows"] if arguments.output.exists() else []
+    done = {(row["network"], row["setting"]) for row in rows}
     report: dict[str, Any] = {
         "environment": environment.describe(torch.get_num_threads()),
         "config": _CONFIG,
         "htp": htp.unavailable() or "available",
         "calibration_size": _CALIBRATION_SIZE,
-        "rows": [],
+        "rows": rows,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for name, make in NETWORKS.items():
-        chosen = [s for s in SETTINGS if all(w in f"{name} {s}" for w in arguments.words)]
+        chosen = [
+            s
+            for s in SETTINGS
+            if (name, s) not in done and all(w in f"{name} {s}" for w in arguments.words)
+        ]
         case = make(arguments.samples) if chosen else None
         for setting in chosen:
             assert case is not None
-            report["rows"].append(json_ready({"network": name, **measure(case, setting)}))
-            print(json.dumps(report["rows"][-1]), flush=True)
+            rows.append(json_ready({"network": name, **measure(case, setting)}))
+            print(json.dumps(rows[-1]), flush=True)
+            rows.sort(key=_place)
             # After each row: a run that is interrupted has what it measured.
             text = json.dumps(report, indent=2, allow_nan=False) + "\n"
             arguments.output.write_text(text)
