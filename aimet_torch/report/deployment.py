@@ -22,6 +22,7 @@ from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.quantsim.accumulators import input_quantizer
 from aimet_torch.quantsim.summary import summarize, torch_numel
 from aimet_torch.report import pages
+from aimet_torch.report.pages import format_bytes, format_count
 
 __all__ = ["CostRow", "DeploymentReport", "ParameterRow", "deployment_report"]
 
@@ -130,10 +131,12 @@ class DeploymentReport:
         total = sum(row.macs for row in self.costs)
         ratio = self.bytes_before / self.bytes_after if self.bytes_after else math.nan
         share = self.float_macs / total if total else 0.0
+        before, after = format_bytes(self.bytes_before), format_bytes(self.bytes_after)
         return (
-            f"{_bytes(self.bytes_before)} of weights become {_bytes(self.bytes_after)} "
-            f"({ratio:.2f} times smaller), {_bytes(self.scale_bytes)} of them scales and offsets. "
-            f"{_count(total)} multiplications for inputs of "
+            f"{before} of weights become {after} "
+            f"({ratio:.2f} times smaller), {format_bytes(self.scale_bytes)} of them scales and "
+            "offsets. "
+            f"{format_count(total)} multiplications for inputs of "
             f"{', '.join(str(list(shape)) for shape in self.example)}, {100 * share:.1f} % of them "
             f"in floating point; {len(self.floats)} results stay in floating point."
         )
@@ -158,7 +161,8 @@ class DeploymentReport:
 
     def to_html(self) -> str:
         """The report as one self-contained HTML page."""
-        return pages.render("deployment.html", report=self, bytes=_bytes, count=_count)
+        missing = [(name, f"multiplications not counted: {why}") for name, why in self.uncounted]
+        return pages.render("deployment.html", report=self, in_float=[*self.floats, *missing])
 
     def write_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the report as one HTML file to ``path`` and return it."""
@@ -173,13 +177,15 @@ class DeploymentReport:
             (
                 name,
                 str(len(rows)),
-                _bytes(sum(row.before for row in rows)),
-                _bytes(sum(row.after for row in rows)),
-                _bytes(sum(row.scales for row in rows)),
+                format_bytes(sum(row.before for row in rows)),
+                format_bytes(sum(row.after for row in rows)),
+                format_bytes(sum(row.scales for row in rows)),
             )
             for name, rows in formats.items()
         ]
-        macs = [(name, _count(n), f"{100 * n / total:.1f} %") for name, n in self.macs.items()]
+        macs = [
+            (name, format_count(n), f"{100 * n / total:.1f} %") for name, n in self.macs.items()
+        ]
         reasons = [(row.name, row.reason) for row in self.parameters if row.reason]
         parts = [self.headline]
         parts.append(
@@ -377,17 +383,3 @@ def _scales(quantizer: Any, count: int) -> tuple[int, int]:
     symmetric = getattr(quantizer, "symmetric", getattr(quantizer, "symmetry", False))
     offsets = 0 if symmetric else -(-scales * int(quantizer.bitwidth) // 8)
     return scales, scales * _SCALE_BYTES + offsets
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} B"
-
-
-def _count(count: int) -> str:
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return str(count)

@@ -92,9 +92,23 @@ class QuantizationReport:
     def to_html(self) -> str:
         """Return the report as one self-contained HTML page."""
         finite = [row.sqnr_db for row in self.layers if math.isfinite(row.sqnr_db)]
-        top = max([10.0, *finite])
-        return pages.render("page.html", report=self, top_db=math.ceil(top / 10) * 10)
+        top = math.ceil(max([10.0, *finite]) / 10) * 10
+        return pages.render(
+            "quantization.html",
+            report=self,
+            bars=[_bar(row, top) for row in self.layers],
+            marks=[(db / top, str(db)) for db in range(0, top + 1, 10)],
+            environment=self.environment,
+        )
 
     def write_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the report as one HTML file to ``path`` and return it."""
         return pages.write(path, self.to_html())
+
+
+def _bar(row: LayerRow, top: int) -> pages.Bar:
+    # A sliver stays visible, so that a layer with nothing but noise can be pointed at.
+    height = 0.01 if math.isnan(row.sqnr_db) else min(max(row.sqnr_db / top, 0.01), 1.0)
+    grade = "good" if row.sqnr_db >= 20 else "fair" if row.sqnr_db >= 10 else "poor"
+    tip = f"{row.name} ({row.layer_type}): {pages.format_db(row.sqnr_db)}"
+    return pages.Bar(row.name, height, grade, tip)

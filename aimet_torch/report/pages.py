@@ -1,11 +1,14 @@
 """What all reports share: HTML from a template, JSON, tables of text, and how numbers are written.
 
-A page refers to nothing outside itself: style and script are in it.
+A page refers to nothing outside itself: style and script are in it. Its template extends
+``base.html`` (heading, style, environment) and takes from ``parts.html`` what several pages have.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jinja2
@@ -21,6 +24,9 @@ from aimet_torch.common.tables import (
 
 __all__ = [
     "NOTHING",
+    "Bar",
+    "format_bytes",
+    "format_count",
     "format_db",
     "format_number",
     "format_percent",
@@ -32,27 +38,51 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True)
+class Bar:
+    """One bar of ``bar_chart`` in ``parts.html``.
+
+    Attributes:
+        name: stands below the first and the last bar.
+        height: share of the chart's height, 0 to 1.
+        grade: ``good``, ``fair`` or ``poor``: the bar's color.
+        tip: what a reader sees who points at the bar.
+    """
+
+    name: str
+    height: float
+    grade: str
+    tip: str
+
+
 def render(template: str, **context: Any) -> str:
     """Return a page of this package as text.
 
     Args:
         template: file name of the template, beside this file.
-        **context: what the template shows.
+        **context: what the template shows. ``environment``, a dict of texts, becomes the end of
+            the page.
     """
+    return _jinja().get_template(template).render(**context)
+
+
+@functools.cache
+def _jinja() -> jinja2.Environment:
     jinja = jinja2.Environment(
         loader=jinja2.PackageLoader("aimet_torch.report", ""),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,  # a misspelled name is an error, not a gap in the page
     )
     jinja.filters.update(
         db=format_db,
         percent=format_percent,
         number=format_number,
-        share=_bar_share,
-        decades=_share_of_decades,
+        bytes=format_bytes,
+        short_count=format_count,
     )
-    return jinja.get_template(template).render(**context)
+    return jinja
 
 
 def format_db(value: float | None) -> str:
@@ -67,11 +97,17 @@ def format_number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _bar_share(value: float, top: float) -> float:
-    # A sliver stays visible, so that a layer with nothing but noise can be pointed at.
-    return 0.01 if math.isnan(value) else min(max(value / top, 0.01), 1.0)
+def format_bytes(count: int) -> str:
+    """Return a number of bytes in its unit: ``3.38 MiB``."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
 
 
-def _share_of_decades(value: float) -> float:
-    # 1 for all, 0 for one in a hundred thousand or fewer; a sliver where there is any.
-    return 0.0 if value <= 0 else min(max(1 + math.log10(value) / 5, 0.01), 1.0)
+def format_count(count: int) -> str:
+    """Return a number of things in thousands, millions or billions: ``300.77 M``."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return str(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -198,7 +199,13 @@ class Verification:
 
     def to_html(self) -> str:
         """The result as one self-contained HTML page."""
-        return pages.render("verification.html", result=self)
+        return pages.render(
+            "verification.html",
+            result=self,
+            bars=[_bar(row) for row in self.nodes],
+            marks=[(1 - i / 5, text) for i, text in enumerate(_DECADES)],
+            environment=self.environment,
+        )
 
     def write_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the result as one HTML file to ``path`` and return it."""
@@ -228,6 +235,8 @@ _OUTPUT_HEADER = (
     "largest, steps",
     "same top-1",
 )
+#: Marks of the chart of differing results: shares on a logarithmic scale.
+_DECADES = ("all", "10 %", "1 %", "0.1 %", "0.01 %", "none")
 _NODE_HEADER = ("tensor", "operators", "bits", "equal", "steps", "end to end: equal", "steps")
 
 
@@ -254,3 +263,12 @@ def _node_cells(row: NodeRow) -> Sequence[str]:
         format_percent(row.chain_equal, 3),
         pages.NOTHING if row.chain_steps is None else f"{row.chain_steps:g}",
     )
+
+
+def _bar(row: NodeRow) -> pages.Bar:
+    differing = 1 - row.equal
+    # 1 for all, 0 for one in a hundred thousand or fewer; a sliver where there is any.
+    height = min(max(1 + math.log10(differing) / 5, 0.01), 1.0) if differing > 0 else 0.0
+    tip = f"{format_percent(row.equal, 3)} equal, at most {pages.format_number(row.steps)} step(s)"
+    grade = "good" if row.is_within else "poor"
+    return pages.Bar(row.tensor, height, grade, f"{row.tensor} ({row.operators}): {tip}")
