@@ -44,6 +44,7 @@ _ATTRIBUTES = (
     "inputs_per_call",
     "outputs_per_call",
     "folded_param_encodings",
+    "params_read_elsewhere",
     "bias_grids",
     "input_producers",
     "_parameter_cache",
@@ -66,6 +67,8 @@ class BaseQuantizationMixin:
         input_producers: by call site of an activation function, where its input comes from if it
             goes there and nowhere else, so that it may be overwritten.
         folded_param_encodings: encodings of parameters that `fold_param_quantizers` replaced.
+        params_read_elsewhere: names of parameters that the model's code reads past this module,
+            too.
     """
 
     # nn.ModuleList, nn.ModuleList and nn.ModuleDict whose values are QuantizerBase or None.
@@ -76,6 +79,7 @@ class BaseQuantizationMixin:
     inputs_per_call: int
     outputs_per_call: int
     folded_param_encodings: dict[str, EncodingBase]
+    params_read_elsewhere: frozenset[str] = frozenset()
     bias_grids: dict[int, BiasGrid] | None = None
     input_producers: dict[int, Any] | None = None
     _last_result: LastResult | None = None  # where somebody's `input_producers` names this module
@@ -342,20 +346,25 @@ class BaseQuantizationMixin:
                 yield quantizer
 
     @torch.no_grad()
-    def fold_param_quantizers(self) -> None:
+    def fold_param_quantizers(self, keep: Iterable[str] | None = None) -> None:
         """Replace parameters by their quantized-dequantized values and drop the quantizers.
 
         The parameters are new objects, so the module this one was made from keeps its own. The
         encodings stay available in ``folded_param_encodings``.
+
+        Args:
+            keep: names of parameters that stay as they are, with their quantizers; None for
+                ``params_read_elsewhere``, since the code that reads them gets them unrounded.
         """
+        kept = self.params_read_elsewhere if keep is None else frozenset(keep)
         self.compute_param_encodings(overwrite=False)
-        if self.bias_grids is not None and len(self.bias_grids) == 1 and self.bias is not None:
-            (grid,) = self.bias_grids.values()
+        if len(self.bias_grids or {}) == 1 and self.bias is not None and "bias" not in kept:
+            (grid,) = (self.bias_grids or {}).values()
             rounded = grid.round(self.bias).detach()
             self.bias = nn.Parameter(rounded.clone(), requires_grad=self.bias.requires_grad)
         for name, quantizer in self.param_quantizers.items():
             parameter = getattr(self, name)
-            if quantizer is None or parameter is None:
+            if quantizer is None or parameter is None or name in kept:
                 continue
             encoding = quantizer.get_encodings()
             if encoding is not None:

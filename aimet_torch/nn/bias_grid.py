@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aimet_torch import ops
 from aimet_torch.ops.algorithms import merge_batch_norm_statistics
-from aimet_torch.quantization.affine import AffineQuantizerBase
+from aimet_torch.quantization.affine import AffineEncoding, AffineQuantizerBase
 
 __all__ = ["BiasGrid", "accumulator_scale", "folded_batch_norm", "folded_scale"]
 
@@ -124,6 +124,18 @@ class BiasGrid:
         quantizers = getattr(self.source, self.quantizers)
         return quantizers[self.index] if self.index < len(quantizers) else None
 
+    def _weight_scale(self) -> Tensor | None:
+        """Steps of the weight; of one that holds its rounded values, those it was rounded with."""
+        quantizer = self.layer.param_quantizers["weight"]
+        if quantizer is None:
+            encoding = self.layer.folded_param_encodings.get("weight")
+            return encoding.scale if isinstance(encoding, AffineEncoding) else None
+        if not isinstance(quantizer, AffineQuantizerBase) or not quantizer.is_initialized():
+            return None
+        scale: Any = quantizer.get_scale()
+        # Of the quantizer, not of the tensor: sizes are tensors while torch.jit.trace runs.
+        return scale.reshape(()) if math.prod(quantizer.shape) == 1 else scale
+
     def facts(self) -> tuple[list[Tensor], tuple[Any, ...]] | None:
         """What `round` depends on, beside the layer's own parameters and their quantizers.
 
@@ -153,27 +165,24 @@ class BiasGrid:
 
     def has_scale(self) -> bool:
         """Whether `scale` is not None."""
-        for quantizer in (self.input_quantizer, self.layer.param_quantizers["weight"]):
-            if not isinstance(quantizer, AffineQuantizerBase) or not quantizer.is_initialized():
-                return False
-        return math.prod(self.input_quantizer.shape) == 1
+        quantizer = self.input_quantizer
+        if not isinstance(quantizer, AffineQuantizerBase) or not quantizer.is_initialized():
+            return False
+        return math.prod(quantizer.shape) == 1 and self._weight_scale() is not None
 
     def scale(self) -> Tensor | None:
         """Step of the accumulator; None without an integer quantizer with a range on both sides."""
         if not self.has_scale():
             return None
-        scales: list[Tensor] = []
-        for quantizer in (self.input_quantizer, self.layer.param_quantizers["weight"]):
-            scale: Any = quantizer.get_scale()
-            # Of the quantizer, not of the tensor: sizes are tensors while torch.jit.trace runs.
-            is_single = math.prod(quantizer.shape) == 1
-            scales.append(scale.detach().reshape(()) if is_single else scale.detach())
+        input_scale = self.input_quantizer.get_scale().detach().reshape(())
+        weight_scale: Any = self._weight_scale()
+        weight_scale = weight_scale.detach().to(input_scale.device)
         if self.norm is not None:
             factor, _ = folded_batch_norm(self.norm, None)
             shape = [1] * self.layer.weight.dim()
             shape[self.channel_axis] = -1
-            scales[1] = folded_scale(scales[1], factor.detach().reshape(shape))
-        return accumulator_scale(scales[0], scales[1], self.channel_axis, self.groups)
+            weight_scale = folded_scale(weight_scale, factor.detach().reshape(shape))
+        return accumulator_scale(input_scale, weight_scale, self.channel_axis, self.groups)
 
     def round(self, bias: Tensor) -> Tensor:
         """The layer's or the batch norm's bias on the accumulator's grid.

@@ -3,17 +3,19 @@
 Such a module runs its own Python forward; its leaf modules are quantized in place. Without a graph,
 one run on the example input shows which leaf reads a tensor that no other leaf has produced: that
 operand gets an input quantizer, so that only chains of functional operators stay in floating point
-(the summary lists them).
+(the summary lists them). The same run shows which parameters of leaves other code reads.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from aimet_torch.graph import GRID_PRESERVING_OPS, OpNode, op_type_of_module
@@ -30,6 +32,39 @@ class LeafUse:
     fresh_operands: set[int] = field(default_factory=set)
     operand_count: int = 0
     result_count: int = 0
+    params_read_elsewhere: frozenset[str] = frozenset()
+
+
+class _ParameterReads(TorchFunctionMode):
+    """Notes which of some parameters functions read while no leaf module is running."""
+
+    #: Methods that return values as numbers; others without a tensor as result tell shape or type.
+    _VALUES = frozenset({"item", "tolist", "numpy", "__bool__", "__float__", "__int__"})
+
+    def __init__(self, parameters: set[int]) -> None:
+        super().__init__()
+        self.parameters = parameters
+        self.read: set[int] = set()
+        self.leaves_running = 0
+
+    def enter(self, *_: object) -> None:
+        self.leaves_running += 1
+
+    def leave(self, *_: object) -> None:
+        self.leaves_running -= 1
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.leaves_running:
+            found = {id(t) for t in tree_leaves((args, kwargs))} & self.parameters
+            if found and (
+                getattr(func, "__name__", "") in self._VALUES
+                or any(isinstance(t, torch.Tensor) for t in tree_leaves(result))
+            ):
+                self.read |= found
+        return result
 
 
 def observe_leaves(boundary: OpNode, run: Callable[[], object]) -> list[LeafUse]:
@@ -73,15 +108,27 @@ def observe_leaves(boundary: OpNode, run: Callable[[], object]) -> list[LeafUse]
     def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
         add((args, kwargs))
 
+    owners: dict[int, list[tuple[LeafUse, str]]] = defaultdict(list)
+    for use in uses:
+        for name, parameter in use.module.named_parameters(recurse=False):
+            owners[id(parameter)].append((use, name))
+    reads = _ParameterReads(set(owners))
     handles = [use.module.register_forward_hook(note(use), with_kwargs=True) for use in uses]
+    for use in uses:
+        handles.append(use.module.register_forward_pre_hook(reads.enter))
+        handles.append(use.module.register_forward_hook(reads.leave))
     if any(value.kind == "activation" for value in boundary.inputs):
         # What comes from traced operators has a quantizer there.
         handles.append(root.register_forward_pre_hook(enter, with_kwargs=True))
     try:
-        run()
+        with reads:
+            run()
     finally:
         for handle in handles:
             handle.remove()
+    for parameter_id in reads.read:
+        for use, name in owners[parameter_id]:
+            use.params_read_elsewhere |= {name}
     return uses
 
 

@@ -89,6 +89,7 @@ def realize(
     maker = _Maker(settings)
     boundaries = [op for op in graph.ops if op.is_boundary]
     leaf_uses = [use for op in boundaries for use in observe_leaves(op, run)]
+    read_elsewhere = {v.parameter_name for v in graph.values() if v.kind == "parameter"}
     calls: dict[str, list[OpNode]] = defaultdict(list)
     for op in graph.ops:
         if op.module_name is not None and op.module is not None and not op.is_boundary:
@@ -107,9 +108,20 @@ def realize(
             for index, decision in enumerate(decisions):
                 quantizers[index] = maker.activation_or_none(decision)
         _quantize_params(module, params, maker)
+        read_elsewhere |= {f"{use.name}.{name}" for name in use.params_read_elsewhere}
+    _note_reads(model, read_elsewhere)
     _let_activations_overwrite(graph)
     graph.recompile()
     return maker.realization
+
+
+def _note_reads(model: nn.Module, parameters: set[str | None]) -> None:
+    """Tell quantized modules which of their parameters the model's code reads past them."""
+    for full_name in parameters:
+        owner, _, name = (full_name or "").rpartition(".")
+        module = model.get_submodule(owner)
+        if isinstance(module, QuantizationMixin):
+            module.params_read_elsewhere |= {name}
 
 
 def _let_activations_overwrite(graph: ModelGraph) -> None:

@@ -318,7 +318,11 @@ class QuantizationSimModel(ExportMethods):
                 module.param_quantizers[param_name_to_exclude] = None
 
     def fold_param_quantizers(self) -> None:
-        """Replace parameters by their quantized values and drop their quantizers: runs faster."""
+        """Replace parameters by their quantized values and drop their quantizers: runs faster.
+
+        The model computes the same as before. So a parameter that its code reads past the layer
+        that owns it (``x @ self.fc.weight.t()``) stays as it is and is quantized in every call.
+        """
         for module in self.qmodules():
             module.fold_param_quantizers()
 
@@ -334,7 +338,7 @@ class QuantizationSimModel(ExportMethods):
         for name, module in list(original.named_modules()):
             if isinstance(module, QuantizationMixin):
                 if qdq_weights:
-                    module.fold_param_quantizers()
+                    module.fold_param_quantizers(keep=())
                 _replace(original, name, module.get_original_module())
         drop_simulation_keywords(original)
         return original
