@@ -33,7 +33,7 @@ _OBJECTS = {
     "verify": "aimet_torch.verification",
 }
 _MODULES = (
-    *("common", "encodings", "export", "graph", "nn", "onnx", "ops", "ptq"),
+    *("analysis", "common", "encodings", "export", "graph", "nn", "onnx", "ops", "ptq"),
     *("qat", "quantization", "quantsim", "report", "verification"),
 )
 
