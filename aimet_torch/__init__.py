@@ -24,6 +24,7 @@ for _name, _module in (
 ):
     services.provide(_name, f"aimet_torch.export.{_module}:{_name}")
 services.provide("deployment_report", "aimet_torch.report.deployment:deployment_report")
+services.provide("compression_report", "aimet_torch.report.compression:compression_report")
 services.provide("verify", "aimet_torch.verification:verify")
 
 #: Module of each public name that is not a module itself.

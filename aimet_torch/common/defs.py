@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
+from aimet_torch.common.compression_stats import CompressionStats
+
 __all__ = [
     "QTYPE_ALIASES",
     "RANGE_LEARNING_SCHEMES",
@@ -20,6 +22,7 @@ __all__ = [
     "AdaroundConstants",
     "CallbackFunc",
     "CompressionScheme",
+    "CompressionStats",
     "CostMetric",
     "EncodingType",
     "EvalFunction",
@@ -119,10 +122,12 @@ class ActivationType(Enum):
 
 
 class CostMetric(Enum):
-    """Cost that compression reduces: multiply-accumulates or parameters."""
+    """Cost that compression reduces: multiply-accumulates, parameters, or measured time."""
 
     mac = 1
     memory = 2
+    # Not in AIMET: seconds on the machine that compresses.
+    latency = 3
 
 
 class CompressionScheme(Enum):

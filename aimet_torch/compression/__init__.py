@@ -1,16 +1,21 @@
-"""Smaller models: what they cost, low-rank factorizations, and their application to a model."""
+"""Smaller models: what they cost, low-rank factors, and ratios that are chosen automatically."""
 
+from aimet_torch.compression.compress import ModelCompressor
 from aimet_torch.compression.cost import LayerCost, ModelCost, estimate_cost
 from aimet_torch.compression.factorize import factorize
+from aimet_torch.compression.job import CompressedLayer, Trainer
 from aimet_torch.compression.latency import Latency, measure_latency
 from aimet_torch.compression.results import CompressedModel, LayerFactorization
 
 __all__ = [
+    "CompressedLayer",
     "CompressedModel",
     "Latency",
     "LayerCost",
     "LayerFactorization",
+    "ModelCompressor",
     "ModelCost",
+    "Trainer",
     "estimate_cost",
     "factorize",
     "measure_latency",

@@ -24,7 +24,9 @@ __all__ = [
     "Choice",
     "choices_for",
     "factor_modules",
+    "leading_ranks",
     "obstacle",
+    "singular_values",
     "truncated",
     "with_parameters",
 ]
@@ -124,6 +126,44 @@ def truncated(layer: LayerType, choice: Choice) -> tuple[Tensor, Tensor, Tensor]
         groups=1 if isinstance(layer, nn.Linear) else layer.groups,
         transposed=is_transposed(layer),
     )
+
+
+def leading_ranks(
+    layer: LayerType, factorization: str, first: Tensor, second: Tensor, rank: int
+) -> tuple[Tensor, Tensor]:
+    """Factors of a lower rank from those of :func:`truncated`: their leading parts."""
+    made = []
+    for weight, rank_leads in zip((first, second), _rank_leads(layer, factorization), strict=True):
+        if rank_leads:  # (groups * ranks, ...)
+            made.append(_grouped(layer, weight)[:, :rank].flatten(0, 1))
+        else:
+            made.append(weight[:, :rank])
+    return made[0], made[1]
+
+
+def singular_values(layer: LayerType, factorization: str, first: Tensor, second: Tensor) -> Tensor:
+    """Those of the weight that factors from :func:`truncated` hold, (groups, ranks) float64."""
+    product = torch.ones((), dtype=torch.float64)
+    for weight, rank_leads in zip((first, second), _rank_leads(layer, factorization), strict=True):
+        grouped = _grouped(layer, weight.double())
+        by_rank = grouped if rank_leads else grouped.movedim(2, 1)
+        # The singular vectors have length 1, so the lengths of both parts are factors of the value.
+        product = product * by_rank.flatten(2).norm(dim=2)
+    return product
+
+
+def _rank_leads(layer: LayerType, factorization: str) -> tuple[bool, bool]:
+    """Whether the first dimension of each factor's weight holds the ranks, of all groups."""
+    transposed = is_transposed(layer)
+    return (
+        not (transposed and factorization != "weight"),
+        transposed and factorization != "weight_output",
+    )
+
+
+def _grouped(layer: LayerType, weight: Tensor) -> Tensor:
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    return weight.unflatten(0, (groups, -1))
 
 
 def scale_outputs(layer: LayerType, factorization: str, second: Tensor, factor: Tensor) -> Tensor:

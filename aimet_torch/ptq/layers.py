@@ -22,6 +22,7 @@ __all__ = [
     "has_zero_padding",
     "is_transposed",
     "layer_of",
+    "random_inputs",
     "replace_modules",
     "set_bias",
     "single_reader",
@@ -60,11 +61,16 @@ def trace_model(function: str, model: nn.Module, input_shapes: Any, dummy_input:
     if dummy_input is None:
         if input_shapes is None:
             raise ValueError(f"{function}: give `input_shapes` or `dummy_input` to trace the model")
-        dummy_input = _random_inputs(function, model, input_shapes)
+        dummy_input = random_inputs(function, model, input_shapes)
     return trace(model, dummy_input)
 
 
-def _random_inputs(function: str, model: nn.Module, input_shapes: Any) -> tuple[Tensor, ...]:
+def random_inputs(function: str, model: nn.Module, input_shapes: Any) -> tuple[Tensor, ...]:
+    """Positional arguments of a shape or a list of shapes, in the model's dtype, on its device.
+
+    Raises:
+        TypeError: ``input_shapes`` is not made of integers; the message names ``function``.
+    """
     shapes = input_shapes
     if isinstance(shapes, Sequence) and shapes and isinstance(shapes[0], int):
         shapes = [shapes]

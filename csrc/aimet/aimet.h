@@ -18,6 +18,7 @@
 #include "aimet/algorithms/logits_range.h"
 #include "aimet/algorithms/low_rank.h"
 #include "aimet/algorithms/norm_range.h"
+#include "aimet/algorithms/ratio_selection.h"
 #include "aimet/algorithms/relaxation.h"
 #include "aimet/algorithms/rounding.h"
 #include "aimet/algorithms/seq_mse.h"

@@ -171,6 +171,10 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
   m.def(
       "low_rank_product(Tensor first, Tensor second, str factorization, int groups=1, bool "
       "transposed=False) -> Tensor");
+  // ratio_selection.h: one candidate for each layer, with the least sum of errors within a budget.
+  m.def(
+      "select_candidates(Tensor costs, Tensor errors, Tensor budgets, int max_states=20000) -> "
+      "(Tensor choices, Tensor errors, bool is_exact)");
   // The nearest fractions with a small odd denominator: no integer multiple of them is next to a
   // half.
   m.def("tie_free_multiplier(Tensor multiplier, float tolerance) -> Tensor");
