@@ -65,8 +65,8 @@ def _fold(layer: ir.Node, norm: ir.Node, graph: EncodedGraph) -> None:
     weight = layer.inputs[1]
     array = weight.const_value.numpy().astype(np.float32)
     factors = _along_channels(factor, layer, array.ndim)
-    encoding = graph.integer(weight)
-    if encoding is not None:
+    encoding = graph.get(weight)
+    if encoding is not None and not encoding.is_plain_float:
         values, encoding = _scaled(encoding, array, factors)
     else:
         values = (array * factors).astype(np.float32)
@@ -118,11 +118,14 @@ def _along_channels(factor: np.ndarray, layer: ir.Node, rank: int) -> np.ndarray
 def _scaled(
     encoding: TensorEncoding, weight: np.ndarray, factor: np.ndarray
 ) -> tuple[np.ndarray, TensorEncoding]:
-    """The same integers (mirrored where the factor is negative) with scaled steps."""
+    """The same integers or float8 numbers (mirrored by negative factors) with scaled steps."""
     grid = OnnxGrid(encoding, ir.DataType.INT32, 0)
+    scale = folded_scale(torch.tensor(encoding.scale), torch.tensor(factor)).numpy()
+    if encoding.is_float:  # its numbers lie symmetric about zero
+        numbers = grid.integers(weight) * np.sign(factor).astype(np.float32)
+        return numbers * scale, replace(encoding, scale=scale)
     levels = grid.integers(weight) + encoding.offset  # multiples of the step
     levels = levels * np.sign(factor).astype(np.int64)
-    scale = folded_scale(torch.tensor(encoding.scale), torch.tensor(factor)).numpy()
     others = tuple(axis for axis in range(levels.ndim) if factor.shape[axis] == 1)
     offset = np.broadcast_to(encoding.offset, scale.shape)
     # The mirrored grid is another one where the grid has more levels on one side; it is needed only

@@ -42,8 +42,8 @@ class Groups:
         model: takes the integers of every quantized tensor, and what inputs of the model are still
             read; returns the integers that each group computes.
         inputs: name of the fed tensor by `Pair.quantized`.
-        outputs: pairs whose integers are returned, in the order of the graph. Those of 4 bits,
-            which NumPy has not, are fed and returned dequantized.
+        outputs: pairs whose integers are returned, in the order of the graph. Those of 4 bits and
+            float8, which NumPy has not, are fed and returned dequantized.
         operators: types of the operators of each group, by `Pair.quantized`.
     """
 
@@ -74,13 +74,8 @@ def cut(file: QdqFile, pairs: Collection[Pair]) -> Groups:
     values = {value.name: value for node in graph for value in node.outputs}
     inputs, results = {}, []
     for pair in pairs:
-        quantized = values[pair.quantized]
-        cut_at = quantized if pair.is_array else _dequantized(quantized)
-        fed = ir.val(
-            f"{cut_at.name}{_FED}",
-            pair.dtype if pair.is_array else ir.DataType.FLOAT,
-            cut_at.shape,
-        )
+        cut_at = values[pair.returned]
+        fed = ir.val(f"{cut_at.name}{_FED}", type=_type(pair), shape=cut_at.shape)
         for use in list(cut_at.uses()):
             use.node.replace_input_with(use.idx, fed)
         graph.inputs.append(fed)
@@ -89,8 +84,7 @@ def cut(file: QdqFile, pairs: Collection[Pair]) -> Groups:
     graph.outputs.clear()
     graph.outputs.extend(results)
     for pair, value in zip(pairs, results, strict=True):
-        if value.type is None:
-            value.type = ir.TensorType(pair.dtype if pair.is_array else ir.DataType.FLOAT)
+        value.type = value.type or _type(pair)
     ir_passes.RemoveUnusedNodesPass()(model)
     for value in list(graph.inputs):
         if not list(value.uses()) and not value.is_graph_output():
@@ -101,9 +95,8 @@ def cut(file: QdqFile, pairs: Collection[Pair]) -> Groups:
     return Groups(model, inputs, list(pairs), operators)
 
 
-def _dequantized(quantized: ir.Value) -> ir.Value:
-    (reader,) = [u.node for u in quantized.uses() if u.node.op_type == "DequantizeLinear"]
-    return reader.outputs[0]
+def _type(pair: Pair) -> ir.TensorType:
+    return ir.TensorType(pair.dtype if pair.is_array else ir.DataType.FLOAT)
 
 
 def _in_shape(values: np.ndarray, shape: ir.Shape | None) -> np.ndarray:
@@ -143,17 +136,16 @@ def _name(node: ir.Node) -> str:
     return str(node.op_type)
 
 
-def with_inner_results(file: QdqFile, pairs: Collection[Pair]) -> tuple[ir.Model, list[str]]:
-    """The whole graph, which also returns the integers of `pairs` that NumPy can hold."""
+def with_inner_results(file: QdqFile, pairs: Collection[Pair]) -> ir.Model:
+    """The whole graph, which also returns the quantized tensors of `pairs`."""
     model = file.model.clone()
     values = {value.name: value for node in model.graph for value in node.outputs}
-    names = [pair.quantized for pair in pairs if pair.is_array]
     for pair in pairs:
-        if pair.is_array:
-            value = values[pair.quantized]
-            value.type = value.type or ir.TensorType(pair.dtype)
+        value = values[pair.returned]
+        value.type = value.type or _type(pair)
+        if not value.is_graph_output():
             model.graph.outputs.append(value)
-    return model, names
+    return model
 
 
 def without_open_sizes(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from aimet_torch.verification.groups import Groups
 from aimet_torch.verification.measures import Agreement, is_scores
-from aimet_torch.verification.qdq_file import Pair, QdqFile
+from aimet_torch.verification.qdq_file import Float8Pair, Pair, QdqFile
 from aimet_torch.verification.recording import Recording
 from aimet_torch.verification.results import Limits, NodeRow, OutputRow
 from aimet_torch.verification.targets import Outcome
@@ -39,10 +39,11 @@ def node_rows(
     rows = []
     for pair, name in zip(cut.outputs, names, strict=True):
         row = _node_row(pair, cut.operators[pair.quantized], recordings, fed, name)
-        if chain is not None and pair.is_array:
+        if chain is not None:
             steps = Agreement()
             for recording, results in zip(recordings, chain.outputs, strict=True):
-                steps.add_codes(recording.codes[pair.quantized], results[pair.quantized])
+                codes = pair.returned_codes(results[pair.returned])
+                steps.add_codes(recording.codes[pair.quantized], codes)
             row |= {"chain_equal": steps.equal, "chain_steps": steps.largest}
         rows.append(NodeRow(**row, is_within=_is_within(row, limits)))
     return rows
@@ -53,10 +54,8 @@ def _node_row(
 ) -> dict[str, Any]:
     steps, values = Agreement(), Agreement()
     for recording, results in zip(recordings, fed.outputs, strict=True):
-        expected, actual = recording.codes[pair.quantized], results[name]
-        actual = actual.reshape(expected.shape)
-        if not pair.is_array:
-            actual, _ = pair.codes(actual)
+        expected = recording.codes[pair.quantized]
+        actual = pair.returned_codes(results[name].reshape(expected.shape))
         steps.add_codes(expected, actual)
         if steps.largest:
             values.add(pair.values(expected), pair.values(actual))
@@ -65,7 +64,7 @@ def _node_row(
         "quantizer": pair.quantizer or "",
         "operators": operators,
         "bitwidth": pair.dtype.bitwidth,
-        "step": float(pair.scale.min()),
+        "step": pair.step,
         "elements": steps.elements,
         "equal": steps.equal,
         "steps": steps.largest,
@@ -133,7 +132,8 @@ def output_rows(
     grids = {pair.tensor: pair for pair in file.pairs}
     rows = []
     for index, name in enumerate(names):
-        noise, target, whole = Agreement(), Agreement(), Agreement()
+        noise, target, whole, steps = Agreement(), Agreement(), Agreement(), Agreement()
+        pair = grids.get(name)
         for recording, results in zip(recordings, outcome.outputs, strict=True):
             simulated, in_float = recording.outputs[index], recording.floats[index]
             actual = results[name]
@@ -146,24 +146,28 @@ def output_rows(
             noise.add(in_float, simulated)
             target.add(simulated, actual)
             whole.add(in_float, actual)
+            if isinstance(pair, Float8Pair):
+                steps.add_codes(pair.codes(simulated)[0], pair.codes(actual)[0])
+            elif pair is not None:
+                steps.largest = target.largest / pair.step
             if is_scores(simulated):
                 noise.add_ranks(in_float, simulated)
                 target.add_ranks(simulated, actual)
                 whole.add_ranks(in_float, actual)
-        rows.append(_output_row(case, name, grids.get(name), noise, target, whole, limits))
+        largest = None if pair is None else steps.largest
+        rows.append(_output_row(case, name, largest, noise, target, whole, limits))
     return rows
 
 
 def _output_row(
     case: str,
     name: str,
-    pair: Pair | None,
+    steps: float | None,
     noise: Agreement,
     target: Agreement,
     whole: Agreement,
     limits: Limits,
 ) -> OutputRow:
-    steps = None if pair is None else target.largest / float(np.min(pair.scale))
     is_close = target.sqnr_db == np.inf or target.sqnr_db >= noise.sqnr_db + limits.margin_db
     # A target that departs by less than a step from outputs that are as good as FP32 is no worse.
     is_close |= steps is not None and steps <= 1 + _EPSILON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterable
@@ -19,6 +20,12 @@ _SUFFIX = "_dequantized"
 _ARRAYS = frozenset(
     {ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16}
 )  # fmt: skip
+_FLOAT8 = frozenset(
+    {
+        *(ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E4M3FNUZ),
+        *(ir.DataType.FLOAT8E5M2, ir.DataType.FLOAT8E5M2FNUZ),
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +35,7 @@ class Pair:
     Attributes:
         tensor: name of the activation, for people.
         quantized: name of the integers between the two.
+        dequantized: name of the real numbers behind them.
         scale: float32, a scalar or one value for each channel.
         zero_point: int64, in the shape of `scale`.
         axis: channel axis of the scale.
@@ -37,6 +45,7 @@ class Pair:
 
     tensor: str
     quantized: str
+    dequantized: str
     scale: np.ndarray
     zero_point: np.ndarray
     axis: int
@@ -45,8 +54,22 @@ class Pair:
 
     @property
     def is_array(self) -> bool:
-        """Whether NumPy has the type of the integers (4-bit ones it has not)."""
+        """Whether NumPy has the type of the integers (4-bit ones and float8 it has not)."""
         return self.dtype in _ARRAYS
+
+    @property
+    def returned(self) -> str:
+        """Name of the tensor that a runtime can return to NumPy: integers, or real numbers."""
+        return self.quantized if self.is_array else self.dequantized
+
+    @property
+    def step(self) -> float:
+        """Smallest distance of two numbers of the grid."""
+        return float(self.scale.min())
+
+    def returned_codes(self, array: np.ndarray) -> np.ndarray:
+        """The integers of what a runtime gave for `returned`."""
+        return array if self.is_array else self.codes(array)[0]
 
     def codes(self, values: np.ndarray) -> tuple[np.ndarray, float]:
         """Real numbers on the grid as its integers.
@@ -87,6 +110,49 @@ class Pair:
         shape = [1] * rank
         shape[self.axis] = -1
         return self.scale.reshape(shape), self.zero_point.reshape(shape)
+
+
+class Float8Pair(Pair):
+    """The same with float8 between the two nodes.
+
+    A code tells the how-many-eth number of the format it is, counted from zero: codes of neighbors
+    differ by one, and a step is the distance of two neighbors, wherever they are.
+    """
+
+    @property
+    def step(self) -> float:
+        """Smallest distance of two numbers: that of the smallest from zero."""
+        numbers = _float8_numbers(self.dtype)
+        return float(self.scale.min() * numbers[numbers > 0].min())
+
+    def codes(self, values: np.ndarray) -> tuple[np.ndarray, float]:
+        """Real numbers as places among the numbers of the format, and how far they are off."""
+        scale, _ = self._along(values.ndim)
+        numbers = _float8_numbers(self.dtype)
+        position = (values.astype(np.float32) / scale).astype(np.float64)
+        places = np.searchsorted((numbers[1:] + numbers[:-1]) / 2, position)
+        gaps = np.diff(numbers)
+        gap = np.minimum(gaps[np.maximum(places - 1, 0)], gaps[np.minimum(places, len(gaps) - 1)])
+        distance = float((np.abs(position - numbers[places]) / gap).max(initial=0.0))
+        codes = (places - len(numbers) // 2).astype(np.int16)
+        if not math.isfinite(distance):
+            return codes, math.inf
+        # float32 has 24 bits, a number of the format at most 16 steps to the next power of two.
+        return codes, distance if distance > 2.0**-18 else 0.0
+
+    def values(self, codes: np.ndarray) -> np.ndarray:
+        """The real numbers at these places, float32."""
+        scale, _ = self._along(codes.ndim)
+        numbers = _float8_numbers(self.dtype)
+        values: np.ndarray = numbers[codes.astype(np.int64) + len(numbers) // 2].astype(np.float32)
+        return values * scale
+
+
+@functools.cache
+def _float8_numbers(dtype: ir.DataType) -> np.ndarray:
+    """All finite numbers of a float8 type in order, float64; the middle one is zero."""
+    patterns = np.arange(256, dtype=np.uint8).view(dtype.numpy()).astype(np.float64)
+    return np.unique(patterns[np.isfinite(patterns)])
 
 
 def _storage(dtype: ir.DataType) -> Any:
@@ -183,13 +249,15 @@ def _activation_pairs(graph: ir.Graph) -> Iterable[Pair]:
             if len(node.inputs) > 2 and node.inputs[2] is not None
             else np.zeros(scale.shape, np.int64)
         )
-        yield Pair(
+        dtype = _type(node)
+        yield (Float8Pair if dtype in _FLOAT8 else Pair)(
             tensor=(result.name or "").removesuffix(_SUFFIX),
             quantized=output.name or "",
+            dequantized=result.name or "",
             scale=scale.reshape(()) if scale.size == 1 else scale,
             zero_point=zero_point.reshape(()) if scale.size == 1 else zero_point,
             axis=node.attributes["axis"].as_int() if "axis" in node.attributes else 1,
-            dtype=_type(node),
+            dtype=dtype,
             quantizer=reader.metadata_props.get(QUANTIZER_KEY),
         )
 

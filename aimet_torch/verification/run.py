@@ -20,7 +20,7 @@ from aimet_torch.verification.encoded_file import load_with_encodings
 from aimet_torch.verification.htp import LIMITS as HTP_LIMITS
 from aimet_torch.verification.htp import Htp
 from aimet_torch.verification.integer.prediction import check_options, predict
-from aimet_torch.verification.qdq_file import Pair, QdqFile, is_quantized, load_model
+from aimet_torch.verification.qdq_file import Float8Pair, Pair, QdqFile, is_quantized, load_model
 from aimet_torch.verification.recording import Recorder, Recording, calls_of
 from aimet_torch.verification.results import Limits, Verification
 from aimet_torch.verification.targets import Job, OnnxRuntime, Outcome, Target, saturates
@@ -84,6 +84,7 @@ def verify(
         ModuleNotFoundError: a package that the target needs is missing.
         ValueError: the file is not of this simulation, `inputs` does not fit it or is not finite,
             or an argument is none of its values.
+        NotImplementedError: `integer` with a file that has tensors of float8.
 
     >>> import tempfile, torch, aimet_torch
     >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 2)), torch.randn(8, 4)
@@ -101,6 +102,11 @@ def verify(
     runner, limits = _target(target, limits, htp_options)
     calls = calls_of(inputs)
     file = _load(Path(onnx_path), encodings_path, sim, calls[0], export_options)
+    if rounding and any(isinstance(pair, Float8Pair) for pair in file.pairs):
+        raise NotImplementedError(
+            f"verify: `integer` must be False for `onnx_path` {file.path}, which has tensors of "
+            "float8: a target with integers only does not run it"
+        )
     recorder = Recorder(sim, file)
     recordings = [recorder(call) for call in calls]
     fed = set.intersection(*(set(r.codes) for r in recordings))
@@ -177,7 +183,7 @@ class _Work:
             # The file as it is on the HTP, where returning more would make another graph of it.
             model = self.file.model.clone()
             if not self._is_htp:
-                model, _ = groups.with_inner_results(self.file, self.pairs)
+                model = groups.with_inner_results(self.file, self.pairs)
             jobs[END_TO_END] = self._job(model, folder / "whole.onnx", whole)
         if optimized:
             jobs[OPTIMIZED] = replace(
@@ -197,8 +203,10 @@ class _Work:
         result, limits = self.result, self.result.limits
         chain = outcomes.get(END_TO_END)
         for case, outcome in outcomes.items():
+            # What optimizations make of the graph is not the file's fault.
+            found = result.notes if case == OPTIMIZED else result.problems
             if outcome.error is not None:
-                result.problems.append(f"{case}: the {result.target} refuses it: {outcome.error}")
+                found.append(f"{case}: the {result.target} refuses it: {outcome.error}")
             if outcome.elsewhere:
                 shown = ", ".join(outcome.elsewhere[:5])
                 result.problems.append(
@@ -208,9 +216,7 @@ class _Work:
             if outcome.error is None and case != "nodes":
                 rows = judge.output_rows(case, self.file, self.recordings, outcome, limits)
                 result.outputs += rows
-                # What optimizations make of the graph is not the file's fault.
-                found = judge.output_problems(rows, limits)
-                (result.notes if case == OPTIMIZED else result.problems).extend(found)
+                found += judge.output_problems(rows, limits)
         nodes = outcomes.get("nodes")
         if nodes is not None and nodes.error is None:
             is_chained = chain is not None and not self._is_htp
