@@ -41,6 +41,15 @@ ALIASES = {
     # training
     "aimet_torch.bn_reestimation": "aimet_torch.ptq.bn_reestimation",
     # analysis
+    "aimet_torch.amp": "aimet_torch.mixed_precision",
+    "aimet_torch.amp.mixed_precision_algo": "aimet_torch.mixed_precision",
+    "aimet_torch.amp.quantizer_groups": "aimet_torch.mixed_precision",
+    "aimet_torch.amp.utils": "aimet_torch.mixed_precision",
+    "aimet_torch.common.amp": "aimet_torch.mixed_precision",
+    "aimet_torch.common.amp.mixed_precision_algo": "aimet_torch.mixed_precision",
+    "aimet_torch.common.amp.quantizer_groups": "aimet_torch.mixed_precision",
+    "aimet_torch.common.amp.utils": "aimet_torch.mixed_precision",
+    "aimet_torch.mixed_precision.manual_mixed_precision": "aimet_torch.mixed_precision",
     "aimet_torch.arch_checker": "aimet_torch.analysis.arch_checker",
     "aimet_torch.arch_checker.arch_checker": "aimet_torch.analysis.arch_checker",
     "aimet_torch.layer_output_utils": "aimet_torch.analysis.layer_outputs",

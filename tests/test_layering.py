@@ -69,8 +69,9 @@ PYTHON_LAYERS: dict[str, set[str]] = {
     "compression": {"ptq"},
     "export": {"quantsim"},
     "report": {"ptq", "qat", "analysis", "compression", "export"},
+    "mixed_precision": {"report"},
     "verification": {"report"},
-    "cli": {"verification"},
+    "cli": {"verification", "mixed_precision"},
     "__main__": {"cli"},
 }
 # The package's front door: they put names together and hold no logic.

@@ -86,7 +86,7 @@ def realize(
     Returns:
         What calibration must know beyond the quantizers themselves.
     """
-    maker = _Maker(settings)
+    maker = QuantizerMaker(settings)
     boundaries = [op for op in graph.ops if op.is_boundary]
     leaf_uses = [use for op in boundaries for use in observe_leaves(op, run)]
     read_elsewhere = {v.parameter_name for v in graph.values() if v.kind == "parameter"}
@@ -179,7 +179,7 @@ def _replace_by_quantized(model: nn.Module, name: str, module: Any) -> Any:
     return quantized
 
 
-def _quantize_params(module: Any, decisions: dict[str, Decision], maker: _Maker) -> None:
+def _quantize_params(module: Any, decisions: dict[str, Decision], maker: QuantizerMaker) -> None:
     for name in module.param_quantizers:
         decision, tensor = decisions.get(name), getattr(module, name)
         if decision is not None and decision.is_quantized and tensor is not None:
@@ -187,7 +187,7 @@ def _quantize_params(module: Any, decisions: dict[str, Decision], maker: _Maker)
 
 
 def _quantize_module(
-    model: nn.Module, name: str, ops: list[OpNode], plan: Plan, maker: _Maker
+    model: nn.Module, name: str, ops: list[OpNode], plan: Plan, maker: QuantizerMaker
 ) -> None:
     module = _replace_by_quantized(model, name, ops[0].module)
     input_count = max(len(op.inputs) for op in ops)
@@ -210,7 +210,7 @@ def _quantize_module(
     )
 
 
-class _Maker:
+class QuantizerMaker:
     """Makes quantizers; an input or constant that several operators read gets one for all."""
 
     def __init__(self, settings: Settings) -> None:
@@ -219,6 +219,7 @@ class _Maker:
         self.realization = Realization()
 
     def operand(self, decision: Decision | None, value: Value) -> nn.Module | None:
+        """The quantizer of an operand, the same for all who read it; None where there is none."""
         if decision is None or not decision.is_quantized:
             return None
         if value.name not in self._by_value:
@@ -227,15 +228,18 @@ class _Maker:
         return self._by_value[value.name]
 
     def activation_or_none(self, decision: Decision | None) -> nn.Module | None:
+        """The quantizer of a result; None where there is none."""
         if decision is None or not decision.is_quantized:
             return None
         return self.activation(decision)
 
     def activation(self, decision: Decision, tensor_shape: tuple[int, ...] = ()) -> nn.Module:
+        """A quantizer of an activation."""
         del tensor_shape  # one range, whatever the shape
         return self._make((), self._settings.output_bitwidth, decision)
 
     def weight(self, decision: Decision, tensor_shape: tuple[int, ...]) -> nn.Module:
+        """A quantizer of a weight of this shape, with as many scales as were decided."""
         if decision.channel_axis is None or not tensor_shape:
             return self._make((), self._settings.param_bitwidth, decision)
         shape = [1] * len(tensor_shape)

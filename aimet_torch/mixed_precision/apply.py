@@ -1,0 +1,33 @@
+"""Giving a simulation the precisions that were chosen, for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from aimet_torch.mixed_precision.precision import Precision
+from aimet_torch.mixed_precision.sites import SiteMap
+from aimet_torch.quantsim import QuantizationSimModel
+
+__all__ = ["apply_choice"]
+
+
+def apply_choice(
+    sim: QuantizationSimModel,
+    setting: Mapping[str, Precision | None],
+    data: Callable[..., Any] | Iterable[Any] | None,
+) -> None:
+    """Change quantizers to these precisions and calibrate.
+
+    Args:
+        sim: the simulation.
+        setting: precision by name of the quantizer; None leaves it.
+        data: calibration data; None: the caller calibrates.
+    """
+    sites = SiteMap(sim)
+    for name, precision in setting.items():
+        if precision is not None:
+            sites.set_precision(sites.by_name[name], precision)
+    sites.finish()
+    if data is not None:
+        sim.compute_encodings(data)
