@@ -7,11 +7,12 @@ a library.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import torch
 
-__all__ = ["CMAKE_DIR", "INCLUDE_DIR", "LIBRARY_PATH"]
+__all__ = ["CMAKE_DIR", "INCLUDE_DIR", "LIBRARY_PATH", "PROBLEM"]
 
 _PACKAGE = Path(__file__).parent
 _REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
@@ -73,4 +74,18 @@ def load(library: Path, running: str) -> None:
         ) from error
 
 
-load(LIBRARY_PATH, torch.__version__)
+def _is_doctor(arguments: list[str]) -> bool:
+    """Whether this process is ``aimet doctor``, which reports what is wrong instead of ending."""
+    is_ours = Path(arguments[0]).name in ("-m", "aimet", "__main__.py")
+    return is_ours and arguments[1:2] == ["doctor"]
+
+
+PROBLEM: str | None = None
+"""Why the library could not be loaded; None for everybody but ``aimet doctor``."""
+
+try:
+    load(LIBRARY_PATH, torch.__version__)
+except ImportError as _error:
+    if not _is_doctor(sys.argv):
+        raise
+    PROBLEM = str(_error)

@@ -5,20 +5,26 @@ function ``register(commands)`` that adds its parser, and sets ``run`` on it, a 
 parsed arguments to the exit code. Importing it is cheap; what costs time is imported by ``run``.
 
 Exit codes: 0 all is well; 1 the answer is no (findings, differences); 2 it could not be told (a
-file that cannot be read or is malformed, a conversion that would lose something, wrong arguments).
+file that cannot be read or is malformed, a conversion that would lose something, wrong arguments);
+130 Ctrl-C.
+
+An error is one line on standard error; ``--debug``, or ``AIMET_DEBUG=1`` in the environment, shows
+where it comes from.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Sequence
 
-from aimet_torch.cli._codes import NO, OK, TROUBLE
+from aimet_torch.cli._codes import INTERRUPTED, NO, OK, TROUBLE
 
-__all__ = ["NO", "OK", "TROUBLE", "main"]
+__all__ = ["INTERRUPTED", "NO", "OK", "TROUBLE", "main"]
 
 
 class _CMakeAction(argparse.Action):
@@ -73,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     options = _parser().parse_args(arguments)
+    is_debugging = getattr(options, "debug", False) or os.environ.get("AIMET_DEBUG", "0") != "0"
     try:
         code: int = options.run(options)
         sys.stdout.flush()
@@ -80,13 +87,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `aimet ... | head`: who reads has seen enough
         sys.stderr.close()
         return OK
-    except (OSError, ValueError, NotImplementedError) as error:
+    except KeyboardInterrupt:
+        print("aimet: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if is_debugging:
+            traceback.print_exc()
         print(f"aimet: {_text(error)}", file=sys.stderr)
         return TROUBLE
 
 
+_PLAIN = (OSError, ValueError, NotImplementedError, ImportError)
+
+
 def _text(error: Exception) -> str:
+    """One line; of errors that nobody has foreseen, also their kind and how to see more."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {(error.strerror or str(error)).rpartition(': ')[2]}"
     # Operators put their own name in front.
-    return str(error).split("\nException raised from")[0]
+    text = str(error).split("\nException raised from")[0].strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    shown = " ".join(lines[:4]) + (" ..." if len(lines) > 4 else "")
+    if isinstance(error, _PLAIN) and shown:
+        return shown
+    return f"{type(error).__name__}: {shown or 'no message'} (--debug shows where)"

@@ -103,8 +103,8 @@ def to_program(
                 f"got {dynamic_shapes!r}"
             )
         bound = inspect.signature(model.forward).bind(*positional, **keywords)
-        dynamic_shapes = {k: _open_first_size(v) for k, v in bound.arguments.items()}
-        opened: Any = [_open_first_size(v) for v in (*positional, *keywords.values())]
+        dynamic_shapes = {k: open_first_size(v) for k, v in bound.arguments.items()}
+        opened: Any = [open_first_size(v) for v in (*positional, *keywords.values())]
     else:
         opened = dynamic_shapes
     positional, keywords = widen_open_sizes(model, positional, keywords, {"dynamic_shapes": opened})
@@ -143,7 +143,8 @@ def _returning_tensors(cls: type[nn.Module]) -> type[nn.Module]:
     return type(cls.__name__, (cls,), {"forward": functools.wraps(cls.forward)(forward)})
 
 
-def _open_first_size(value: Any) -> Any:
+def open_first_size(value: Any) -> Any:
+    """Of an argument's tensors the ``dynamic_shapes`` that leave their first size open."""
     if isinstance(value, Tensor):
         return {0: torch.export.Dim.AUTO} if value.dim() else None
-    return rebuild(value, _open_first_size) if isinstance(value, (tuple, list, dict)) else None
+    return rebuild(value, open_first_size) if isinstance(value, (tuple, list, dict)) else None

@@ -173,7 +173,7 @@ class Signature:
                 (
                     p.name,
                     int(p.kind),
-                    _Required if p.default is inspect.Parameter.empty else p.default,
+                    Required if p.default is inspect.Parameter.empty else p.default,
                 )
                 for p in signature.parameters.values()
             )
@@ -193,7 +193,7 @@ class Signature:
             if kind == inspect.Parameter.KEYWORD_ONLY and not star:
                 star = True
                 parts.append("*")
-            if default is _Required:
+            if default is Required:
                 parts.append(name)
             else:
                 names[f"_default_{name}"] = default
@@ -201,7 +201,7 @@ class Signature:
         return ", ".join(parts), names
 
 
-class _Required:
+class Required:
     """Marks a parameter without a default (a class, so that it stays itself when pickled)."""
 
 

@@ -116,7 +116,7 @@ class QuantizationSimModel(ExportMethods):
             data_type=default_data_type,
         )
         self.config = load_config(config_file)
-        self._names_in_original = weakref.WeakKeyDictionary(
+        self._names_in_original = _ModuleNames(
             {module: name for name, module in model.named_modules()}
         )
         source = model if in_place else copy.deepcopy(model)
@@ -440,6 +440,13 @@ def load_encodings_to_sim(
 ) -> None:
     """Set quantizers from a `_torch.encodings` file; those without an entry are removed."""
     quant_sim_model.load_encodings(pytorch_encoding_path, partial=False)
+
+
+class _ModuleNames(weakref.WeakKeyDictionary[nn.Module, str]):
+    """Names of the original's modules; a pickle has none, as the original is not in it."""
+
+    def __reduce__(self) -> Any:
+        return (_ModuleNames, ())
 
 
 def _check_scheme(scheme: QuantScheme | str | None) -> QuantScheme:

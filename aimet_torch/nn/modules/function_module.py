@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -19,8 +21,15 @@ class FunctionModule(nn.Module):
         return type(self).function(*args, **kwargs)
 
 
+class _OperatorName(str):
+    """What stands for an operator in a pickle: ``aten.abs.default``."""
+
+
 class FunctionCall(FunctionModule):
-    """Calls `function`, which must be picklable for the module to be picklable."""
+    """Calls `function`, which must be picklable for the module to be picklable.
+
+    Operators of the dispatcher (``torch.ops.aten.abs.default``), which are not, are kept by name.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -29,6 +38,17 @@ class FunctionCall(FunctionModule):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """``function(*args, **kwargs)``."""
         return self.function(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if isinstance(self.function, torch._ops.OpOverload):
+            state["function"] = _OperatorName(str(self.function))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if isinstance(self.function, _OperatorName):
+            self.function = operator.attrgetter(str(self.function))(torch.ops)
 
     def extra_repr(self) -> str:
         """The function's name."""

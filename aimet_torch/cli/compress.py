@@ -1,0 +1,191 @@
+"""``aimet compress``: a smaller model, and how well it agrees with the original."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from aimet_torch.cli._codes import NO, OK
+from aimet_torch.cli._data import DATA_OPTIONS
+from aimet_torch.cli._options import Option, add_command, resolve, write_recipe
+from aimet_torch.cli._session import RECIPE, Run, print_json, say
+
+__all__ = ["register"]
+
+_SCHEMES = ("auto", "spatial", "weight")
+
+OPTIONS = (
+    Option(
+        "model",
+        "package.module:function of a function that returns the model, or the path of a .pt2 or "
+        "TorchScript file",
+        metavar="MODEL",
+        is_positional=True,
+        is_required=True,
+    ),
+    *DATA_OPTIONS,
+    Option("output", "folder of the results", "compressed", metavar="FOLDER"),
+    Option(
+        "ratio",
+        "cost of each layer's factors over that of the layer, above 0 to 1",
+        0.5,
+        float,
+        metavar="X",
+    ),
+    Option(
+        "scheme",
+        "spatial: two one-dimensional kernels; weight: 1 x 1 and the kernel; auto: for each layer "
+        "what loses least",
+        "auto",
+        choices=_SCHEMES,
+    ),
+    Option("metric", "what the ratio compares", "mac", choices=("mac", "memory")),
+    Option("multiplicity", "ranks are rounded up to multiples of this", 1, int, metavar="N"),
+    Option("keep", "layers that keep their shape, by name", metavar="LAYER", is_list=True),
+    Option("refit", "with data: fit the weights of all other layers, too", True, bool),
+    Option(
+        "example",
+        "example input, if there is no data: a shape such as 1x3x224x224, or "
+        "package.module:function",
+        metavar="INPUT",
+    ),
+    Option("device", "where the work is done, such as cuda", "cpu", metavar="DEVICE"),
+    Option(
+        "min_agreement",
+        "exit code 1 below this top-1 agreement with the original, 0 to 1",
+        kind=float,
+        metavar="X",
+    ),
+)
+
+
+def register(commands: Any) -> None:
+    """Add the parser of ``compress``."""
+    parser = add_command(
+        commands,
+        "compress",
+        "make a model smaller by low-rank factors",
+        "Replace layers by two smaller ones each, fitted to data if there is any, and measure how "
+        "well the result\nagrees with the original. Writes into the folder: recipe.toml (repeats "
+        "the run), model.pt2 (a torch.export\nprogram, also for `aimet quantize`), model.pt (a "
+        "pickled module, for training) and compression.json.",
+        "aimet compress my_model:load --data photographs --ratio 0.6",
+        OPTIONS,
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    options = resolve(namespace, "compress", OPTIONS)
+    run = Run("compress", Path(options.output))
+    outcome: Any = None
+    with run.interruptible():
+        outcome = _compress(run, options)
+    if run.code is not None:
+        return run.code
+    result, step = outcome
+    measured = step is not None and step.top1_agreement is not None
+    if options.json:
+        files = [str(run.folder / name) for name, _ in run.files]
+        agreement = vars(step) if step is not None else None
+        print_json({**result.to_dict(), "agreement": agreement, "files": files})
+    else:
+        from aimet_torch.report.pages import format_db, format_percent
+
+        print(result)
+        if step is not None:
+            print(
+                f"\nagreement with the original: top-1 {format_percent(step.top1_agreement)}, SQNR "
+                f"{format_db(step.sqnr_db)} {step.detail}"
+            )
+        for name, what in run.files:
+            print(f"  {run.folder / name}  {what}")
+    if options.min_agreement is None:
+        return OK
+    is_enough = measured and step.top1_agreement >= options.min_agreement
+    if not is_enough:
+        say(f"aimet compress: top-1 agreement is below {options.min_agreement:g}, or not measured")
+    return OK if is_enough else NO
+
+
+def _compress(run: Run, options: argparse.Namespace) -> Any:
+    import torch
+
+    from aimet_torch.cli import _measure
+    from aimet_torch.cli._prepare import prepare
+    from aimet_torch.common.defs import CostMetric
+    from aimet_torch.compression import factorize
+
+    job = prepare("compress", options, needs_data=False)
+    unknown = [n for n in options.keep or () if n not in dict(job.model.named_modules())]
+    if unknown:
+        raise ValueError(f"compress: --keep names {unknown[0]!r}, which is no layer of the model")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    path = write_recipe(run.folder / RECIPE, "compress", vars(options), OPTIONS)
+    run.finished(path, "repeats this run: aimet compress --recipe")
+    start = time.perf_counter()
+    say(f"compressing to {options.ratio:g} of the {options.metric}s")
+    result = factorize(
+        job.model,
+        job.example,
+        options.ratio,
+        scheme=options.scheme,
+        metric=CostMetric[options.metric],
+        multiplicity=options.multiplicity,
+        modules_to_ignore=[job.model.get_submodule(name) for name in options.keep or ()],
+        data=job.batches.calibration or None,
+        refit=options.refit,
+    )
+    run.finished(result.write_json(run.folder / "compression.json"), "what became of each layer")
+    _save(run, result.model, job.example, torch)
+    if not job.batches.measurement:
+        return result, None
+    say("measuring")
+    reference, outputs = (
+        _measure.outputs_of(model, job.batches.measurement, name)
+        for model, name in ((job.model, "original"), (result.model, "compressed"))
+    )
+    labels = job.batches.labels
+    return result, _measure.step("compressed", start, reference, outputs, labels)
+
+
+def _save(run: Run, model: Any, example: Any, torch: Any) -> None:
+    from aimet_torch.graph import bind_inputs
+
+    pickled = run.folder / "model.pt"
+    temporary = pickled.with_name("model.pt.part")
+    try:
+        torch.save(model, temporary)
+        temporary.replace(pickled)
+        run.finished(pickled, "the module, for torch.load(..., weights_only=False)")
+    except Exception as error:  # classes made on the fly have no pickle
+        temporary.unlink(missing_ok=True)
+        say(f"model.pt is left out: the model cannot be pickled: {error}")
+    program = _program(model, *bind_inputs(model, example))
+    path = run.folder / "model.pt2"
+    temporary = run.folder / ".model.part.pt2"  # torch wants this suffix
+    torch.export.save(program, temporary)
+    temporary.replace(path)
+    run.finished(path, "a torch.export program, also for aimet quantize")
+
+
+def _program(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The model as a program, for any number of samples where it allows that."""
+    import inspect
+
+    import torch
+
+    from aimet_torch.export.dynamic_sizes import widen_open_sizes
+    from aimet_torch.export.program import open_first_size
+
+    opened = [open_first_size(value) for value in (*args, *kwargs.values())]
+    wide, wide_kwargs = widen_open_sizes(model, args, kwargs, {"dynamic_shapes": opened})
+    bound = inspect.signature(model.forward).bind(*wide, **wide_kwargs)
+    shapes = {name: open_first_size(value) for name, value in bound.arguments.items()}
+    try:
+        return torch.export.export(model, wide, wide_kwargs, dynamic_shapes=shapes)
+    except Exception as error:
+        say(f"model.pt2 takes batches of the example's size only: {str(error).splitlines()[0]}")
+        return torch.export.export(model, args, kwargs)
