@@ -31,8 +31,7 @@ from aimet_torch.compression.defs import (
 )
 from aimet_torch.compression.evaluation import Evaluator, ScoreFile, score_candidates
 from aimet_torch.compression.latency import measure_latency
-from aimet_torch.compression.results import CompressedModel, LayerFactorization
-from aimet_torch.compression.schemes import Scheme, Unit
+from aimet_torch.compression.schemes import Applied, Scheme, Unit
 from aimet_torch.compression.selection import (
     Choice,
     monotonic,
@@ -132,8 +131,8 @@ class Job:
         return result.model, CompressionStats(
             baseline,
             accuracy,
-            result.memory_ratio,
-            result.mac_ratio,
+            result.after.parameters / max(result.before.parameters, 1),
+            result.after.macs / max(result.before.macs, 1),
             self._rows(result, ratios, costs, scheme.left),
             selection,
             scheme.name,
@@ -233,29 +232,29 @@ class Job:
 
     # -- applying ----------------------------------------------------------------------------------
 
-    def _apply(self, scheme: Scheme, ratios: Mapping[str, float]) -> CompressedModel:
-        result = scheme.apply(self.model, {} if self.trainer is not None else ratios)
+    def _apply(self, scheme: Scheme, ratios: Mapping[str, float]) -> Applied:
+        by_layer = self.parameters.mode is Mode.manual
         if self.trainer is None:
-            return result
-        before, rows = result.before, {row.name: row for row in result.layers}
+            return scheme.apply(self.model, ratios, by_layer=by_layer)
+        result = scheme.apply(self.model, {}, by_layer=by_layer)
+        before, layers = result.before, dict(result.layers)
         for name, ratio in ratios.items():
-            result = scheme.apply(result.model, {name: ratio})
-            rows.update({row.name: row for row in result.layers})
+            result = scheme.apply(result.model, {name: ratio}, by_layer=by_layer)
+            layers.update({key: row for key, row in result.layers.items() if any(row)})
             layer = CompressedLayer(name, result.model.get_submodule(name))
             self.trainer.train_model(result.model, layer)
-        return dataclasses.replace(result, layers=list(rows.values()), before=before)
+        return dataclasses.replace(result, layers=layers, before=before)
 
     def _rows(
         self,
-        result: CompressedModel,
+        result: Applied,
         ratios: Mapping[str, float],
         costs: Mapping[str, float],
         left: Mapping[str, str],
     ) -> list[LayerStats]:
-        became = {row.name: row for row in result.layers}
         rows = []
         for name, _ in self.model.named_modules():
-            row = became.get(name)
+            row = result.layers.get(name)
             if row is None and name not in left and name not in ratios:
                 continue
             macs = (_macs(result.before, name), _macs(result.after, name))
@@ -264,10 +263,11 @@ class Job:
             reached = costs.get(name) if self.metric is CostMetric.latency else None
             if reached is None and pair[0] and pair[0] != pair[1]:
                 reached = pair[1] / pair[0]
-            notes = [note for note in (left.get(name), _note(row)) if note]
+            became, note = row or ("", "")
+            notes = [text for text in (left.get(name), note) if text]
             rows.append(
                 LayerStats(
-                    name, ratios.get(name), reached, macs, parameters, _detail(row),
+                    name, ratios.get(name), reached, macs, parameters, became,
                     notes[0] if notes else "",
                 )
             )  # fmt: skip
@@ -284,16 +284,6 @@ def _parameters(cost: ModelCost, name: str) -> int:
 
 def _is_within(row: str, name: str) -> bool:
     return row == name or row.startswith(f"{name}.")
-
-
-def _note(row: LayerFactorization | None) -> str:
-    return "" if row is None else row.note
-
-
-def _detail(row: LayerFactorization | None) -> str:
-    if row is None or row.factorization is None:
-        return ""
-    return f"{row.factorization}, rank {row.rank} of {row.full_rank}"
 
 
 def _check_outputs(original: nn.Module, compressed: nn.Module, input: Any) -> None:

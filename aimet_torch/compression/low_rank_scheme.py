@@ -21,8 +21,7 @@ from aimet_torch.compression.layers import (
     singular_values,
     truncated,
 )
-from aimet_torch.compression.results import CompressedModel
-from aimet_torch.compression.schemes import Candidate, CostTable, Unit
+from aimet_torch.compression.schemes import Applied, Candidate, CostTable, Unit
 from aimet_torch.graph import trace
 from aimet_torch.ptq.layers import LAYER_TYPES, LayerType, ModuleUses
 
@@ -87,6 +86,8 @@ class LowRankScheme:
         data: Batches that the final model is fitted to; None: plain truncation.
         num_batches: How many of them.
     """
+
+    adds_up = True
 
     def __init__(
         self,
@@ -167,9 +168,11 @@ class LowRankScheme:
         saved = (self._costs.of_layer(name) - found.cost for name, found in choice.items())
         return self.total - sum(saved)
 
-    def apply(self, model: nn.Module, ratios: Mapping[str, float]) -> CompressedModel:
-        """Factorize a copy of a model."""
-        return factorize(
+    def apply(
+        self, model: nn.Module, ratios: Mapping[str, float], *, by_layer: bool = False
+    ) -> Applied:
+        """Factorize a copy of a model; units are layers."""
+        result = factorize(
             model,
             self._input,
             ratios,
@@ -179,6 +182,16 @@ class LowRankScheme:
             data=self._data,
             num_batches=self._num_batches,
         )
+        rows = {
+            row.name: (
+                ""
+                if row.factorization is None
+                else f"{row.factorization}, rank {row.rank} of {row.full_rank}",
+                row.note,
+            )
+            for row in result.layers
+        }
+        return Applied(result.model, rows, result.before, result.after)
 
     def key(self) -> dict[str, Any]:
         """What decides a rank, besides the layer and the ratio."""

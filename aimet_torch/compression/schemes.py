@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from aimet_torch.common.defs import CostMetric
 from aimet_torch.compression.cost import ModelCost, estimate_cost
 from aimet_torch.compression.latency import measure_latency
-from aimet_torch.compression.results import CompressedModel
 from aimet_torch.graph import bind_inputs, macs_of_module, op_type_of_module
 
-__all__ = ["Candidate", "CostTable", "Scheme", "Unit", "record_layer_inputs"]
+__all__ = ["Applied", "Candidate", "CostTable", "Scheme", "Unit", "record_layer_inputs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +48,23 @@ class Unit:
     candidates: list[Candidate]
 
 
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """A model with ratios applied to it.
+
+    Attributes:
+        model: The copy.
+        layers: What became of layers, and what to know about them, in words, by name.
+        before: What the model costs.
+        after: What the copy costs.
+    """
+
+    model: nn.Module
+    layers: dict[str, tuple[str, str]]
+    before: ModelCost
+    after: ModelCost
+
+
 class Scheme(Protocol):
     """A way to make layers smaller.
 
@@ -56,11 +72,13 @@ class Scheme(Protocol):
         name: For tables and files.
         left: Why layers have no candidates, by name.
         total: Cost of the model as it is, in the unit of the metric.
+        adds_up: Whether what units save adds up.
     """
 
     name: str
     left: dict[str, str]
     total: float
+    adds_up: bool
 
     def units(self, ratios: Sequence[float]) -> list[Unit]:
         """What can become smaller, in the order in which the model calls it.
@@ -74,8 +92,16 @@ class Scheme(Protocol):
         """Cost of the whole model when these units have these candidates."""
         ...
 
-    def apply(self, model: nn.Module, ratios: Mapping[str, float]) -> CompressedModel:
-        """A copy of a model like the one that this was made for, with these ratios."""
+    def apply(
+        self, model: nn.Module, ratios: Mapping[str, float], *, by_layer: bool = False
+    ) -> Applied:
+        """A copy of a model with these ratios.
+
+        Args:
+            model: The one that this was made for, or one in which other units have been compressed.
+            ratios: By name of the unit.
+            by_layer: By name of the layer instead, where a unit is something else.
+        """
         ...
 
     def key(self) -> dict[str, Any]:
@@ -133,6 +159,7 @@ class CostTable:
         self._inputs = record_layer_inputs(model, input, layers)
         self._model = model
         self._seconds: dict[str, float] = {}
+        self._own: dict[str, float] = {}
         self.order = list(self._inputs)
         if metric is CostMetric.mac:
             self.total = float(self.before.macs)
@@ -143,7 +170,9 @@ class CostTable:
 
     def of_layer(self, name: str) -> float:
         """The layer as it is."""
-        return self.of(name, self._model.get_submodule(name))
+        if name not in self._own:
+            self._own[name] = self.of(name, self._model.get_submodule(name))
+        return self._own[name]
 
     def of(self, name: str, module: nn.Module) -> float:
         """``module`` in the place of the layer: one of its type, or a Sequential of such."""

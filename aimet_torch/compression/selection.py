@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from aimet_torch.compression.schemes import Candidate, Scheme, Unit
-from aimet_torch.ops.ratio_selection import select_candidates
+from aimet_torch.ops.ratio_selection import CandidateSelection, select_candidates
 
 __all__ = ["Choice", "monotonic", "select_exactly", "select_greedily"]
 
 _BUDGETS = 256  # of the curve
+_ROUNDS = 4  # of linearizing costs that do not add up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,8 @@ def select_exactly(scheme: Scheme, units: Sequence[Unit], errors: Tensor, target
 
     Args:
         scheme: Counts costs. Where those of units do not add up (pruned channels make two layers
-            smaller), a choice for a smaller or larger budget may be the one that fits.
+            smaller), they are linearized around the last choice, some times; what is returned keeps
+            the target in any case.
         units: With candidates from the largest ratio to the smallest.
         errors: (units, candidates), not negative; NaN: not a candidate.
         target: Cost of the model over that of the model as it is.
@@ -103,29 +105,65 @@ def select_exactly(scheme: Scheme, units: Sequence[Unit], errors: Tensor, target
     Raises:
         ValueError: No choice is that small.
     """
+    best, curve, smallest = None, set(), 1.0
+    around: Mapping[str, Candidate] = {}
+    for _ in range(1 if scheme.adds_up else _ROUNDS):
+        found = _select_around(scheme, units, errors, target, around)
+        choices = [_candidates(units, row - 1) for row in found.choices]
+        ratios = [_ratio(scheme, choice) for choice in choices]
+        smallest = min(smallest, *ratios)
+        points = list(zip(ratios, found.errors.tolist(), strict=True))
+        fitting = [index for index, ratio in enumerate(ratios) if ratio <= _limit(target)]
+        if not fitting:
+            break
+        index = min(fitting, key=lambda i: points[i][::-1])
+        if best is not None and points[index][1] >= best.value:
+            break
+        is_exact = found.is_exact and scheme.adds_up
+        best = Choice(choices[index], *points[index], [], is_exact)
+        curve |= set(points)
+        around = best.candidates
+    if best is None:
+        raise _unreachable(scheme, target, smallest)
+    return dataclasses.replace(best, curve=_front(curve))
+
+
+def _select_around(
+    scheme: Scheme,
+    units: Sequence[Unit],
+    errors: Tensor,
+    target: float,
+    around: Mapping[str, Candidate],
+) -> CandidateSelection:
+    """The best choices for budgets from the smallest to the whole, and last for the target.
+
+    What a candidate costs is what it changes when all other units are as in ``around``.
+    """
+    base = scheme.cost(around)
     # Column 0: the layer as it is.
     costs = torch.full((len(units), 1 + errors.shape[1]), math.inf, dtype=torch.float64)
     for row, unit in zip(costs, units, strict=True):
-        row[: 1 + len(unit.candidates)] = torch.tensor(
-            [unit.cost, *(candidate.cost for candidate in unit.candidates)], dtype=torch.float64
-        )
+        rest = {name: found for name, found in around.items() if name != unit.name}
+        options = [rest, *({**rest, unit.name: candidate} for candidate in unit.candidates)]
+        changes = [scheme.cost(option) - base for option in options]
+        row[: len(changes)] = torch.tensor(changes, dtype=torch.float64)
     table = torch.nn.functional.pad(errors.double(), (1, 0))
     exists = costs.isfinite() & table.isfinite()
-    whole = float(costs[:, 0].sum())
-    least = float(torch.where(exists, costs, math.inf).amin(1).sum())
-    wanted = target * scheme.total - (scheme.total - whole)
-    grid = torch.linspace(least, whole, _BUDGETS, dtype=torch.float64)
-    budgets = torch.cat([grid, torch.tensor([max(wanted, least)], dtype=torch.float64)])
-    found = select_candidates(costs, table, budgets)
-    choices = [_candidates(units, row - 1) for row in found.choices]
-    ratios = [_ratio(scheme, choice) for choice in choices]
-    values = found.errors.tolist()
-    fitting = [index for index, ratio in enumerate(ratios) if ratio <= _limit(target)]
-    if not fitting:
-        raise _unreachable(scheme, target, min(ratios))
-    best = min(fitting, key=lambda index: (values[index], ratios[index]))
-    curve = sorted(set(zip(ratios, values, strict=True)))
-    return Choice(choices[best], ratios[best], values[best], curve, found.is_exact)
+    lowest = torch.where(exists, costs, math.inf).amin(1, keepdim=True)
+    costs = costs - lowest  # not negative
+    wanted = target * scheme.total - base - float(lowest.sum())
+    grid = torch.linspace(0, float(costs[:, 0].sum()), _BUDGETS, dtype=torch.float64)
+    budgets = torch.cat([grid, torch.tensor([max(wanted, 0.0)], dtype=torch.float64)])
+    return select_candidates(costs, table, budgets)
+
+
+def _front(points: set[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (ratio, value) that no other beats in both, by ratio."""
+    front: list[tuple[float, float]] = []
+    for ratio, value in sorted(points):
+        if not front or value < front[-1][1]:
+            front.append((ratio, value))
+    return front
 
 
 def _candidates(units: Sequence[Unit], indices: Tensor) -> dict[str, Candidate]:

@@ -206,6 +206,7 @@ class Priced:
     name, total = "priced", 100.0
 
     def __init__(self, interaction=0.0):
+        self.adds_up = interaction == 0
         self.left = {"x": "a reason"}
         self.interaction = interaction
 
