@@ -36,18 +36,18 @@ from aimet_torch.ptq.layers import LAYER_TYPES, ModuleUses, bias_or_zeros, repla
 from aimet_torch.ptq.replay import Replay
 from aimet_torch.ptq.value_cache import ValueCache
 
-__all__ = ["FittingWalk"]
+__all__ = ["DAMPING", "FittingWalk", "Moments", "Outputs"]
 
 # What is added to the diagonal of the inputs' second moments. Smaller than for rounding: factors
 # follow the data with many more degrees of freedom than codes next to a weight.
-_DAMPING = Damping(least=1e-3, by_ratio=0.3)
+DAMPING = Damping(least=1e-3, by_ratio=0.3)
 _SWEEPS = 30
 _FEW_SWEEPS = 6  # of layers that are so large that a sweep takes seconds
 _LARGE = 2e9
 
 
 @dataclasses.dataclass
-class _Moments:
+class Moments:
     """What the error of a layer's outputs depends on."""
 
     sums: LayerSums
@@ -67,7 +67,7 @@ class _Moments:
 
 
 @dataclasses.dataclass
-class _Outputs:
+class Outputs:
     """A layer's outputs as what follows sees them: through its batch norm, where there is one.
 
     A low-rank layer cannot have all outputs right, so it matters how much an error in each counts:
@@ -88,7 +88,8 @@ class _Outputs:
     size_dims: int
 
     @classmethod
-    def of(cls, op: OpNode, view: LayerView) -> _Outputs:
+    def of(cls, op: OpNode, view: LayerView) -> Outputs:
+        """Those of the layer that ``op`` calls."""
         dims = view.layer.weight.dim() - 2
         ones = torch.ones(view.groups * view.outputs, dtype=torch.float64)
         following = skip_identity(op.next_op())
@@ -158,7 +159,7 @@ class _Task:
 
     name: str
     view: LayerView
-    outputs: _Outputs
+    outputs: Outputs
     replay: Replay
     op: OpNode
 
@@ -169,9 +170,9 @@ class _Task:
             first, second, choice.factorization, groups=view.groups, transposed=view.transposed
         )
 
-    def moments(self) -> _Moments:
+    def moments(self) -> Moments:
         """Of the layer's new inputs and what it gave in the original network."""
-        moments = _Moments(self.view.new_sums())
+        moments = Moments(self.view.new_sums())
         replay, op = self.replay, self.op
         skip = residual_of(replay, self.outputs.last)
         for batch in range(replay.batch_count):
@@ -293,7 +294,7 @@ class FittingWalk:
         if choices is None and not any(replay.is_changed(n) for n in node.all_input_nodes):
             return  # what it reads is what it read
         view = LayerView(layer)
-        task = _Task(name, view, _Outputs.of(op, view), replay, op)
+        task = _Task(name, view, Outputs.of(op, view), replay, op)
         moments = task.moments()
         own = task.outputs.rows(view.matrices(layer.weight.detach()))
         solution = self._solve(task, own, moments)
@@ -301,10 +302,10 @@ class FittingWalk:
         module = copy.deepcopy(self.replacements[name]).eval()
         replay.finish(op, lambda args: module(*args))
 
-    def _solve(self, task: _Task, own: Tensor, moments: _Moments) -> _Solution:
+    def _solve(self, task: _Task, own: Tensor, moments: Moments) -> _Solution:
         """The factors, or the weight, with the least error of the targets in ``moments``."""
         sums, view = moments.sums, task.view
-        target, gram = rounding_problem(sums, own, True, _DAMPING(sums))
+        target, gram = rounding_problem(sums, own, True, DAMPING(sums))
         choices = self._choices.get(task.name)
         if choices is None:
             return _Solution(target, bias_of_means(sums, target))
@@ -323,7 +324,7 @@ class FittingWalk:
         weight = view.matrices(task.product(first, second, choices[index]))
         return _Solution(weight, bias_of_means(sums, weight), choices[index], first, second)
 
-    def _keep(self, task: _Task, own: Tensor, moments: _Moments, solution: _Solution) -> None:
+    def _keep(self, task: _Task, own: Tensor, moments: Moments, solution: _Solution) -> None:
         """Make a solution the layer's new module, and a row of the table."""
         layer: Any = task.view.layer
         outputs, choice = task.outputs, solution.choice

@@ -11,6 +11,7 @@
 #include "aimet/algorithms/activation_smoothing.h"
 #include "aimet/algorithms/batch_norm_folding.h"
 #include "aimet/algorithms/bias_correction.h"
+#include "aimet/algorithms/channel_selection.h"
 #include "aimet/algorithms/cross_layer_equalization.h"
 #include "aimet/algorithms/high_bias_absorption.h"
 #include "aimet/algorithms/integer_layers.h"

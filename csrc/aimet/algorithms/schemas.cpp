@@ -175,6 +175,22 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
   m.def(
       "select_candidates(Tensor costs, Tensor errors, Tensor budgets, int max_states=20000) -> "
       "(Tensor choices, Tensor errors, bool is_exact)");
+  // channel_selection.h: which channels to keep, from what the layers that read them get.
+  m.def("channel_magnitude(Tensor weight, Tensor unit, int units) -> Tensor");
+  m.def(
+      "channel_quadratic(Tensor[] weights, Tensor[] grams, Tensor[] units, float[] scales, int "
+      "count) -> Tensor");
+  m.def(
+      "eliminate_channels(Tensor[] weights, Tensor[] grams, Tensor[] units, float[] scales, Tensor "
+      "base, Tensor fixed, int least, bool refits=True) -> (Tensor order, Tensor error)");
+  m.def(
+      "channel_errors(Tensor[] weights, Tensor[] grams, Tensor[] units, float[] scales, Tensor "
+      "base, Tensor order, bool refits=True) -> Tensor");
+  m.def(
+      "channel_lasso(Tensor quadratic, Tensor norm, Tensor fixed, int count) -> (Tensor "
+      "coefficient, Tensor penalty)");
+  m.def(
+      "channel_lasso_order(Tensor quadratic, Tensor norm, Tensor fixed, int steps=200) -> Tensor");
   // The nearest fractions with a small odd denominator: no integer multiple of them is next to a
   // half.
   m.def("tie_free_multiplier(Tensor multiplier, float tolerance) -> Tensor");

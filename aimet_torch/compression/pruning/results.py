@@ -1,0 +1,151 @@
+"""What became of a model whose channels were pruned: as a table and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from aimet_torch.common import tables
+from aimet_torch.compression.cost import ModelCost
+
+__all__ = ["LayerPruning", "PrunedGroup", "PrunedModel"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunedGroup:
+    """Channels that were decided on together.
+
+    Attributes:
+        name: Of the first layer that makes them.
+        makers: Layers whose outputs they are, coupled by additions and the like.
+        readers: Layers that read them.
+        units: What stays or goes as one.
+        kept: How many of them stay.
+        error: What the others cost: with data the share of the variance that each reader's outputs
+            lose in the original model, else the share of its squared weights; summed over readers.
+    """
+
+    name: str
+    makers: list[str]
+    readers: list[str]
+    units: int
+    kept: int
+    error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPruning:
+    """What became of a layer.
+
+    Attributes:
+        name: Dotted name.
+        kind: Its class, or the operation.
+        asked: Share of its input channels that was asked to stay; None without such a wish.
+        inputs: Input channels of the original.
+        kept_inputs: Those that stay.
+        outputs: Output channels of the original.
+        kept_outputs: Those that stay.
+        plain_error: Share of the variance of its outputs that the weights as they were lose on the
+            data, given the inputs that it gets in the smaller model.
+        output_error: Share that is lost with the weights it has.
+        note: Why its input channels stay, or what to know.
+    """
+
+    name: str
+    kind: str
+    asked: float | None
+    inputs: int
+    kept_inputs: int
+    outputs: int
+    kept_outputs: int
+    plain_error: float | None = None
+    output_error: float | None = None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunedModel:
+    """A model with fewer channels and how it came about. `print` shows it as a table.
+
+    Attributes:
+        model: The smaller copy: modules of the same classes and names.
+        layers: All convolutions and linear layers, in the order of the graph.
+        groups: The channels that can be pruned.
+        before: What the original costs for the example input.
+        after: What the copy costs.
+        notes: What else to know, such as modules that the trace does not call.
+    """
+
+    model: nn.Module
+    layers: list[LayerPruning]
+    groups: list[PrunedGroup]
+    before: ModelCost
+    after: ModelCost
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def mac_ratio(self) -> float:
+        """Multiply-accumulates of the copy over those of the original."""
+        return self.after.macs / max(self.before.macs, 1)
+
+    @property
+    def memory_ratio(self) -> float:
+        """Parameters of the copy over those of the original."""
+        return self.after.parameters / max(self.before.parameters, 1)
+
+    @property
+    def left(self) -> dict[str, str]:
+        """Why layers that were asked for keep their input channels, by name."""
+        return {
+            row.name: row.note
+            for row in self.layers
+            if row.asked is not None and row.kept_inputs == row.inputs and row.note
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the model as plain lists and dicts, for JSON."""
+        return {
+            "mac_ratio": self.mac_ratio,
+            "memory_ratio": self.memory_ratio,
+            "layers": [dataclasses.asdict(row) for row in self.layers],
+            "groups": [dataclasses.asdict(group) for group in self.groups],
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "notes": self.notes,
+        }
+
+    def write_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON to ``path`` and return that."""
+        return tables.write_json(path, tables.json_ready(self.to_dict()))
+
+    def __str__(self) -> str:
+        head = (
+            f"MACs {self.before.macs:,} -> {self.after.macs:,} ({self.mac_ratio:.1%}), parameters "
+            f"{self.before.parameters:,} -> {self.after.parameters:,} ({self.memory_ratio:.1%})"
+        )
+        table = tables.text_table(_HEADER, [_cells(row) for row in self.layers])
+        return "\n".join([head, table, *self.notes])
+
+
+_HEADER = ("layer", "type", "asked", "inputs", "outputs", "outputs lost: plain", "fitted", "note")
+
+
+def _cells(row: LayerPruning) -> tuple[str, ...]:
+    return (
+        row.name,
+        row.kind,
+        tables.NOTHING if row.asked is None else f"{row.asked:g}",
+        _count(row.kept_inputs, row.inputs),
+        _count(row.kept_outputs, row.outputs),
+        tables.format_percent(row.plain_error, 2),
+        tables.format_percent(row.output_error, 2),
+        row.note,
+    )
+
+
+def _count(kept: int, count: int) -> str:
+    return str(count) if kept == count else f"{kept} of {count}"
