@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12   the interpreter that .venv is made from
 #   AIMET_BUILD_JOBS=2  parallel compilers (default: all processors)
+#   AIMET_TEST_JOBS=2   processes that run the Python tests (default: as many)
 
 # Resolved now: below, .venv comes first in PATH.
 ifndef PYTHON
@@ -28,6 +29,8 @@ endif
 NVCC := $(shell command -v nvcc)
 AIMET_BUILD_JOBS ?= $(shell nproc)
 export AIMET_BUILD_JOBS
+# Most tests wait for Python, not for kernels: a process for each processor, each with one thread.
+AIMET_TEST_JOBS ?= $(AIMET_BUILD_JOBS)
 
 CXX_SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt CMakePresets.json setup.py
 
@@ -65,7 +68,8 @@ cpp-tests: $(STAMPS)/googletest
 
 python-tests: $(STAMPS)/build
 	@mkdir -p $(RESULTS)
-	$(BIN)/python -m pytest tests --junitxml=$(PYTHON_TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --junitxml=$(PYTHON_TESTS) --numprocesses $(AIMET_TEST_JOBS) \
+	  --no-loadscope-reorder
 
 cuda-compile: $(STAMPS)/environment
 	@start=$$(date +%s); \

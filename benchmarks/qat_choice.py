@@ -1,6 +1,6 @@
 """How the recipes of `benchmarks.qat` were chosen: on training images that were kept out.
 
-``python -m benchmarks.qat_choice [--output FILE] [NAME ...]``. For each network and number of bits
+``python -m benchmarks.qat_choice [--output FILE] [NAME ...]``. For each network and setting
 learning rates around those of `benchmarks.qat_subjects.RECIPES` train on all but the last 5,000
 training images, which measure. No test image is read. Another recipe replaces that of
 `RECIPES` if its mean over the networks is better by a tenth of a point, which is what seeds make
@@ -23,13 +23,18 @@ from benchmarks.qat_subjects import Training
 
 RESULTS = Path(__file__).resolve().parent / "results" / "qat_choice.json"
 HELD_OUT = 5000
-#: Learning rates of the network, by bits.
-RATES = {2: (2e-3, 4e-3, 8e-3), 4: (1e-3, 2e-3, 4e-3), 8: (1e-3, 2e-3, 4e-3)}
+#: Learning rates of the network, by setting.
+RATES = {
+    "W2A2 LSQ": (2e-3, 4e-3, 8e-3),
+    "W2A2": (2e-3, 4e-3, 8e-3),
+    "W4A4": (1e-3, 2e-3, 4e-3),
+    "W8A8": (1e-3, 2e-3, 4e-3),
+}
 
 
-def measure(network: str, bits: int, rate: float, images: int | None) -> float:
+def measure(network: str, setting: str, rate: float, images: int | None) -> float:
     """Accuracy in percent on what was kept out."""
-    training = Training(network, bits, 0, EPOCHS, images, {"lr": rate}, HELD_OUT)
+    training = Training(network, setting, 0, EPOCHS, images, {"lr": rate}, HELD_OUT)
     for _ in range(training.steps):
         training.step()
     return round(float(training.accuracies()[1]), 2)
@@ -40,14 +45,14 @@ def run(names: list[str], images: int | None, output: Path) -> None:
     report: dict[str, Any] = {"held_out": HELD_OUT, "images": images, "rows": []}
     if output.exists():
         report = json.loads(output.read_text())
-    done = {(row["network"], row["bits"], row["lr"]) for row in report["rows"]}
-    for bits, rates in RATES.items():
+    done = {(row["network"], row["setting"], row["lr"]) for row in report["rows"]}
+    for setting, rates in RATES.items():
         for rate in rates:
             for network in names:
-                if (network, bits, rate) in done:
+                if (network, setting, rate) in done:
                     continue
-                row = {"network": network, "bits": bits, "lr": rate}
-                row["percent"] = measure(network, bits, rate, images)
+                row = {"network": network, "setting": setting, "lr": rate}
+                row["percent"] = measure(network, setting, rate, images)
                 report["rows"].append(row)
                 print(json.dumps(row), flush=True)
                 output.write_text(json.dumps(report, indent=1) + "\n")

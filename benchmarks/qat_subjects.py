@@ -1,12 +1,14 @@
 """Quantization-aware training on Fashion-MNIST as a subject; see `benchmarks.subjects`.
 
 One loop for this project and aimet-torch 2.42: same network, placement of quantizers, calibration,
-order of images, optimizer and learning rates. What differs is the library, and that this one
-learns scales by LSQ where a recipe says so, which aimet-torch has not.
+order of images, optimizer and learning rates. What differs is the library: aimet-torch has no LSQ,
+and re-estimates batch norms all at once only.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +28,10 @@ _EXAMPLE = (1, 1, 28, 28)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained at one number of bits.
+    """How a network is trained.
 
     Attributes:
+        bits: of weights and activations; 32 trains without quantizers.
         lr: of the network's parameters at the beginning; a cosine takes it to zero.
         param_range_lr: of the ranges of weights, likewise.
         activation_range_lr: of the ranges of activations, likewise.
@@ -38,29 +41,35 @@ class Recipe:
             others if None.
         reestimates: whether the statistics of batch norms are taken anew after training, from 2,560
             training images: running averages follow weights of few bits too late.
+        sequential: one batch norm after the other, where the library can.
     """
 
+    bits: int
     lr: float
-    param_range_lr: float
-    activation_range_lr: float
+    param_range_lr: float = 0.0
+    activation_range_lr: float = 0.0
     scheme: str = "post_training_tf_enhanced"
     method: str = "min_max"
     outer_bits: int | None = None
     reestimates: bool = False
+    sequential: bool = False
 
 
-#: By bits of weights and activations; learning rates as `benchmarks.qat_choice` found them.
+_FEW_BITS = {
+    "bits": 2,
+    "param_range_lr": 5e-4,
+    "activation_range_lr": 4e-3,
+    "outer_bits": 8,
+    "reestimates": True,
+    "sequential": True,
+}
+#: By the name of a row; learning rates as `benchmarks.qat_choice` found them.
 RECIPES = {
-    8: Recipe(lr=4e-3, param_range_lr=1e-5, activation_range_lr=1e-3, scheme="min_max"),
-    4: Recipe(lr=1e-3, param_range_lr=1e-4, activation_range_lr=1e-3, reestimates=True),
-    2: Recipe(
-        lr=4e-3,
-        param_range_lr=5e-4,
-        activation_range_lr=4e-3,
-        method="lsq",
-        outer_bits=8,
-        reestimates=True,
-    ),
+    "W2A2 LSQ": Recipe(**_FEW_BITS, lr=8e-3, method="lsq"),
+    "W2A2": Recipe(**_FEW_BITS, lr=4e-3),
+    "W4A4": Recipe(4, lr=1e-3, param_range_lr=1e-4, activation_range_lr=1e-3, reestimates=True),
+    "W8A8": Recipe(8, lr=4e-3, param_range_lr=1e-5, activation_range_lr=1e-3, scheme="min_max"),
+    "FP32": Recipe(32, lr=4e-3),
 }
 
 
@@ -69,11 +78,11 @@ class Training:
 
     Args:
         network: name in `fashion_mnist.NETWORKS`.
-        bits: of weights and activations; 32 trains without quantizers.
+        setting: name in `RECIPES`.
         seed: of the images that calibrate and of the order of batches.
         epochs: passes over the training images.
         images: how many training images there are; all by default.
-        recipe: fields of `Recipe` in place of those of `RECIPES`.
+        recipe: fields in place of those of ``RECIPES[setting]``.
         held_out: how many of the last training images are not trained on but measure, in place of
             the test images: to choose a recipe by.
 
@@ -84,7 +93,7 @@ class Training:
     def __init__(
         self,
         network: str,
-        bits: int,
+        setting: str,
         seed: int = 0,
         epochs: int = 2,
         images: int | None = None,
@@ -92,13 +101,13 @@ class Training:
         held_out: int = 0,
     ) -> None:
         self.model = prepared(fashion_mnist.trained(network))
-        chosen = Recipe(**{**vars(RECIPES.get(bits, RECIPES[8])), **(recipe or {})})
-        self._reestimates = chosen.reestimates
+        chosen = dataclasses.replace(RECIPES[setting], **(recipe or {}))
+        self._recipe = chosen
         groups: list[dict[str, Any]]
-        if bits == 32:
+        if chosen.bits == 32:
             groups = [{"params": list(self.model.parameters()), "lr": chosen.lr}]
         else:
-            self.model = simulation(self.model, bits, chosen, seed)
+            self.model = simulation(self.model, chosen, seed)
             groups = _groups(self.model, chosen)
         trains = fashion_mnist.load("train")
         if held_out:
@@ -136,22 +145,29 @@ class Training:
     def accuracies(self) -> Tensor:
         """Top-1 accuracy in percent, before training and at its end, float64 (2,)."""
         self.model.eval()
-        if self._reestimates:
-            from aimet_torch.bn_reestimation import reestimate_bn_stats
-
-            batches = fashion_mnist.calibration_batches(2560, BATCH_SIZE)
-            reestimate_bn_stats(self.model, batches, len(batches), lambda model, x: model(x))
+        if self._recipe.reestimates:
+            _reestimate(self.model, self._recipe.sequential)
             self.model.eval()
         after = fashion_mnist.accuracy_on(self.model, *self._measured)
         return torch.tensor([self.before, after], dtype=torch.float64)
 
 
-def simulation(model: nn.Module, bits: int, recipe: Recipe, seed: int) -> nn.Module:
-    """A calibrated simulation by the default rules, with ``bits`` for weights and activations."""
+def _reestimate(model: nn.Module, sequential: bool) -> None:
+    from aimet_torch.bn_reestimation import reestimate_bn_stats
+
+    ways: dict[str, Any] = {}
+    if sequential and "sequential" in inspect.signature(reestimate_bn_stats).parameters:
+        ways = {"sequential": True}
+    batches = fashion_mnist.calibration_batches(2560, BATCH_SIZE)
+    reestimate_bn_stats(model, batches, len(batches), lambda model, x: model(x), **ways)
+
+
+def simulation(model: nn.Module, recipe: Recipe, seed: int) -> nn.Module:
+    """A calibrated simulation by the default rules, with the bits of ``recipe``."""
     from aimet_torch.quantsim import QuantizationSimModel
 
     # Below 4 bits, aimet-torch takes a width from the quantizers only.
-    width = max(bits, 4)
+    width = max(recipe.bits, 4)
     sim = QuantizationSimModel(
         model,
         torch.randn(_EXAMPLE, generator=torch.Generator().manual_seed(0)),
@@ -159,7 +175,7 @@ def simulation(model: nn.Module, bits: int, recipe: Recipe, seed: int) -> nn.Mod
         default_param_bw=width,
         default_output_bw=width,
     )
-    _set_widths(sim.model, bits, recipe.outer_bits or bits)
+    _set_widths(sim.model, recipe.bits, recipe.outer_bits or recipe.bits)
     batches = fashion_mnist.calibration_batches(1024, seed=seed)
     with torch.no_grad():
         sim.compute_encodings(lambda simulated: [simulated(batch) for batch in batches])

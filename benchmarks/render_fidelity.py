@@ -33,7 +33,8 @@ def markdown(report: dict[str, Any]) -> str:
         f" computes it; the whole graph runs there ({versions}). {samples} inputs that did not"
         f" calibrate, {report['calibration_size']} that did; configuration `{report['config']}`."
         " MobileNetV2 (ImageNet weights, photographs), ResNet-18 (random weights), MiniLM-L6"
-        " (trained, words). [docs/verification.md](docs/verification.md)",
+        " (trained, words); weights of 4 bits are rounded by GPTQ."
+        " [docs/verification.md](docs/verification.md)",
     ]
     return "\n".join(lines) + "\n"
 

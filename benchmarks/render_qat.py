@@ -22,21 +22,22 @@ def markdown(report: dict[str, Any]) -> str:
     seeds, rival_seeds = set(), set()
     for network in dict.fromkeys(row["network"] for row in rows):
         of_network = [row for row in rows if row["network"] == network]
-        fp32 = statistics.mean(r["ours"]["calibrated"] for r in of_network if r["bits"] == 32)
-        for bits in sorted({row["bits"] for row in of_network} - {32}, reverse=True):
-            found = [row for row in of_network if row["bits"] == bits]
+        controls = [row["ours"] for row in of_network if row["setting"] == "FP32"]
+        fp32 = statistics.mean(row["calibrated"] for row in controls)
+        for setting in sorted({row["setting"] for row in of_network} - {"FP32"}, key=_place):
+            found = [row for row in of_network if row["setting"] == setting]
             rivals = [row for row in found if "rival" in row]
             seeds |= {row["seed"] for row in found}
             rival_seeds |= {row["seed"] for row in rivals}
             trained = [row["ours"]["trained"] for row in found]
-            missed = statistics.mean(trained) < fp32 - float(report["allowed"][str(bits)])
+            missed = statistics.mean(trained) < fp32 - float(report["allowed"][setting])
             lines.append(
-                f"| {network}, W{bits}A{bits} | {fp32:.2f}"
+                f"| {network}, {setting} | {fp32:.2f}"
                 f" | {statistics.mean(r['ours']['calibrated'] for r in found):.2f}"
                 f" | {_spread(trained)}{' (target missed)' if missed else ''}"
                 f" | {_spread([r['rival']['trained'] for r in rivals])} | {_steps(rivals)} |"
             )
-        control = [r["ours"]["trained"] for r in of_network if r["bits"] == 32]
+        control = [row["trained"] for row in controls]
         lines.append(f"| {network}, FP32 | {fp32:.2f} | - | {_spread(control)} | - | - |")
     machine = report["environment"]
     lines += [
@@ -44,14 +45,20 @@ def markdown(report: dict[str, Any]) -> str:
         f"Means and, behind ±, half the distance of the extremes of {len(seeds)} trainings (seeds"
         f" of the images that calibrate and of the order of batches); aimet-torch trained"
         f" {len(rival_seeds)} of them, its steps turn by turn with ours. FP32 trained as long is"
-        " the control: the networks were not trained to the end. W8A8 and W4A4 learn limits in"
-        " both libraries; W2A2 learns scales by LSQ here, and weights and inputs of the first and"
-        " last layer have 8 bits in both; below 8 bits both re-estimate batch norms at the end."
+        " the control: the networks were not trained to the end. Both libraries learn limits;"
+        " LSQ learns scales, which aimet-torch cannot. At 2 bits, weights and inputs of the first"
+        " and last layer have 8 bits in both. Below 8 bits both re-estimate batch norms at the"
+        " end; at 2 bits this project does so one after the other."
         " Aims: FP32, 0.5 points below it, 4 points below it."
         f" One thread, {machine['processor']}, torch {machine['torch']};"
         " `python -m benchmarks.qat`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _place(setting: str) -> tuple[int, str]:
+    """Many bits first."""
+    return -int(setting[1]), setting
 
 
 def _spread(values: list[float]) -> str:

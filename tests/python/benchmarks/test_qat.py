@@ -21,8 +21,8 @@ def noise(monkeypatch):
 
 
 def test_bits_are_where_they_should_be(noise):
-    recipe = qat_subjects.RECIPES[2]
-    model = qat_subjects.simulation(fashion_mnist.residual(), 2, recipe, seed=0)
+    recipe = qat_subjects.RECIPES["W2A2 LSQ"]
+    model = qat_subjects.simulation(fashion_mnist.residual(), recipe, seed=0)
     bits = {
         name: module.bitwidth
         for name, module in model.named_modules()
@@ -44,7 +44,7 @@ def test_bits_are_where_they_should_be(noise):
 
 
 def test_every_parameter_is_in_one_group(noise):
-    training = qat_subjects.Training("separable", 4)
+    training = qat_subjects.Training("separable", "W4A4")
     groups = training._optimizer.param_groups
     assert len(groups) == 3
     found = [id(p) for group in groups for p in group["params"]]
@@ -59,8 +59,9 @@ def test_a_run_goes_on_where_it_was(noise, tmp_path, monkeypatch):
     output = tmp_path / "qat.json"
     qat.run(["separable"], 1, 0, None, output)
     report = json.loads(output.read_text())
-    assert [(row["network"], row["bits"]) for row in report["rows"]] == [
-        ("separable", bits) for bits in (2, 4, 8, 32)
+    settings = ["W2A2 LSQ", "W2A2", "W4A4", "W8A8", "FP32"]
+    assert [(row["network"], row["setting"]) for row in report["rows"]] == [
+        ("separable", setting) for setting in settings
     ]
     assert all(row["ours"]["step_ms"] > 0 for row in report["rows"])
     rows = report["rows"][:2]
@@ -68,7 +69,7 @@ def test_a_run_goes_on_where_it_was(noise, tmp_path, monkeypatch):
     qat.run(["separable"], 1, 0, None, output)
     again = json.loads(output.read_text())["rows"]
     assert again[:2] == rows
-    assert len(again) == 4
+    assert len(again) == 5
     table = render_qat.markdown(json.loads(output.read_text()))
     assert "| separable, W2A2 |" in table
 
@@ -90,14 +91,14 @@ def test_recipes_are_chosen_without_test_images(noise, tmp_path, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "load", load)
     monkeypatch.setattr(qat_choice, "EPOCHS", 1)
     monkeypatch.setattr(qat_choice, "HELD_OUT", 100)
-    monkeypatch.setattr(qat_choice, "RATES", {4: (1e-3, 2e-3)})
-    training = qat_subjects.Training("separable", 4, held_out=100)
+    monkeypatch.setattr(qat_choice, "RATES", {"W4A4": (1e-3, 2e-3)})
+    training = qat_subjects.Training("separable", "W4A4", held_out=100)
     assert len(training._labels) == 200
     assert training._measured[1].tolist() == labels[-100:].tolist()
     output = tmp_path / "choice.json"
     qat_choice.run(["separable"], 128, output)
     rows = json.loads(output.read_text())["rows"]
-    assert [(row["lr"], row["bits"]) for row in rows] == [(1e-3, 4), (2e-3, 4)]
+    assert [(row["lr"], row["setting"]) for row in rows] == [(1e-3, "W4A4"), (2e-3, "W4A4")]
     qat_choice.run(["separable"], 128, output)
     assert json.loads(output.read_text())["rows"] == rows
 
@@ -105,7 +106,8 @@ def test_recipes_are_chosen_without_test_images(noise, tmp_path, monkeypatch):
 def test_recipes_are_those_that_were_best_on_held_out_images():
     found = {}
     for row in json.loads(qat_choice.RESULTS.read_text())["rows"]:
-        found.setdefault((row["bits"], row["lr"]), []).append(row["percent"])
-    for bits, recipe in qat_subjects.RECIPES.items():
-        means = {lr: sum(v) / len(v) for (b, lr), v in found.items() if b == bits}
-        assert means[recipe.lr] > max(means.values()) - 0.1, (bits, means)
+        found.setdefault((row["setting"], row["lr"]), []).append(row["percent"])
+    for setting in qat_choice.RATES:
+        means = {lr: sum(v) / len(v) for (s, lr), v in found.items() if s == setting}
+        chosen = qat_subjects.RECIPES[setting].lr
+        assert means[chosen] > max(means.values()) - 0.1, (setting, means)
