@@ -19,6 +19,7 @@ from aimet_torch.common.defs import (
     EvalFunction,
 )
 from aimet_torch.common.services import service
+from aimet_torch.compression.calls import first_batches
 from aimet_torch.compression.defs import (
     AutoModeParams,
     ChannelPruningParameters,
@@ -28,6 +29,7 @@ from aimet_torch.compression.defs import (
 from aimet_torch.compression.evaluation import Evaluator
 from aimet_torch.compression.job import Job, Trainer
 from aimet_torch.compression.low_rank_scheme import LowRankScheme
+from aimet_torch.compression.pruning_scheme import PruningScheme
 from aimet_torch.compression.schemes import Scheme
 from aimet_torch.ptq.layers import random_inputs
 
@@ -123,13 +125,21 @@ def _make_scheme(
     metric: CostMetric,
     parameters: Any,
 ) -> Scheme:
-    if compress_scheme is CompressionScheme.channel_pruning:
-        raise NotImplementedError(
-            f"{_OP}: `compress_scheme` must be spatial_svd or weight_svd; channel_pruning is not "
-            "there yet"
-        )
     mode = parameters.mode_params
     ignored = mode.modules_to_ignore if isinstance(mode, AutoModeParams) else ()
+    if isinstance(parameters, ChannelPruningParameters):
+        data = parameters.data_loader
+        if data is not None:
+            data = first_batches(data, parameters.num_reconstruction_samples)
+        return PruningScheme(
+            model,
+            input,
+            metric,
+            multiplicity=parameters.multiplicity,
+            modules_to_ignore=ignored,
+            data=data,
+            selection=parameters.selection,
+        )
     return LowRankScheme(
         model,
         input,

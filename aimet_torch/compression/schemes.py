@@ -26,11 +26,14 @@ class Candidate:
         cost: Of the unit then.
         build: Makes the modules that take the place of the unit's layers, by name: what the model
             computes with them is what it computes when the ratio is applied to it.
+        error: Where weights are fitted in the end, and not in ``build``: the share of the variance
+            of the layers' outputs that is lost then, summed over the layers.
     """
 
     ratio: float
     cost: float
     build: Callable[[], dict[str, nn.Module]]
+    error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,10 +57,17 @@ def measure_sensitivities(
     own = list(range(len(chunks)))[ranks.rank :: ranks.size]
     for index in progress(own, "Measuring layers", unit="batch"):
         probe.run(chunks[index], seed + index)
-    ranks.sum_([probe.power, probe.fallback_power, probe.samples])
+    ranks.sum_([probe.power, probe.own_power, probe.samples])
+    count = probe.samples.clamp(min=1)
     has_gradient = probe.power.nan_to_num().amax(1, keepdim=True) > 0
-    table = torch.where(has_gradient, probe.power, probe.fallback_power)
-    return table / probe.samples.clamp(min=1)
+    table = torch.where(has_gradient, probe.power, probe.own_power) / count
+    # Weights that are fitted in the end lose less than the modules that were measured.
+    fitted = torch.full_like(table, torch.nan)
+    for row, unit in zip(fitted, units, strict=True):
+        errors = [torch.nan if c.error is None else c.error for c in unit.candidates]
+        row[: len(errors)] = torch.tensor(errors, dtype=torch.float64)
+    share = (fitted / (probe.own_power / count).clamp(min=1e-30)).clamp(max=1)
+    return table * torch.where(share.isfinite(), share, 1.0)
 
 
 class _Probe:
@@ -72,13 +79,14 @@ class _Probe:
         self.power = torch.full((len(units), width), torch.nan, dtype=torch.float64)
         for row, unit in zip(self.power, units, strict=True):
             row[: len(unit.candidates)] = 0
-        self.fallback_power = self.power.clone()
+        self.own_power = self.power.clone()
         self.samples = torch.zeros(1, dtype=torch.float64)
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         # By unit and candidate: the product of gradient and change, for each sample of the chunk.
         self._products: dict[tuple[int, int], Tensor] = {}
         self._waiting: dict[int, tuple[int, str, Tensor, Tensor]] = {}
         self._count = 0
+        self._in_run = 0
         # Without the new modules: they are made, used and dropped one by one.
         self._layers = [list(unit.candidates[0].build()) for unit in units]
         for index, names in enumerate(self._layers):
@@ -111,24 +119,29 @@ class _Probe:
                     "compress_model: the exact choice needs a model whose outputs hold a "
                     "floating-point tensor; use GreedySelectionParameters"
                 )
+            self._in_run = len(outputs[0]) if outputs[0].dim() else 1
             reached = [y for y in outputs if y.requires_grad]
             generator = torch.Generator().manual_seed(seed)
             signs = [_signs(y, generator) / len(reached) ** 0.5 for y in reached]
             if reached:
                 torch.autograd.backward(reached, signs)
-        count = len(outputs[0]) if outputs[0].dim() else 1
         for (index, candidate), product in self._products.items():
             self.power[index, candidate] += product.square().sum().cpu()
         for index, name, x, y in self._waiting.values():
-            for candidate, error in self._errors(index, name, x, y):
-                lost = error.double().square().sum() / _power(y)
-                self.fallback_power[index, candidate] += count * lost.cpu()
-        self.samples += count
+            for _ in self._errors(index, name, x, y):
+                pass
+        self.samples += self._in_run
 
     def _errors(self, index: int, name: str, x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """What each candidate changes; notes its power, over that of the layer's outputs."""
         with torch.no_grad():
+            is_linear = isinstance(self._model.get_submodule(name), nn.Linear)
+            whole = _variance(y, y.dim() - 1 if is_linear else 1)
             for candidate, found in enumerate(self._units[index].candidates):
-                yield candidate, found.build()[name].eval()(x) - y
+                error = found.build()[name].eval()(x) - y
+                lost = error.double().square().sum() / whole
+                self.own_power[index, candidate] += self._in_run * lost.cpu()
+                yield candidate, error
 
     def _compare(self, key: int, gradient: Tensor) -> None:
         index, name, x, y = self._waiting.pop(key)
@@ -152,6 +165,13 @@ def _signs(y: Tensor, generator: torch.Generator) -> Tensor:
     signs = torch.randint(0, 2, y.shape, generator=generator).to(y) * 2 - 1
     power = _power(y.detach()) / (len(y) if y.dim() else 1)
     return signs / float(power) ** 0.5
+
+
+def _variance(y: Tensor, channel: int) -> Tensor:
+    """Sum of the squared deviations from the mean of each channel."""
+    values = y.double()
+    others = [dim for dim in range(y.dim()) if dim != channel]
+    return (values - values.mean(others, keepdim=True)).square().sum().clamp(min=1e-30)
 
 
 def _power(y: Tensor) -> Tensor:
