@@ -68,7 +68,7 @@ def test_masks_compute_what_smaller_layers_compute():
         x = images(16, seed=3)
         torch.testing.assert_close(masked.eval()(x), smaller.eval()(x), rtol=1e-5, atol=1e-5)
     cost = scheme.cost({"down": unit.candidates[0]})
-    assert cost == pytest.approx(scheme.total - 16 * 12 * 9 * 12 - 10 * 12 * 16)
+    assert cost == pytest.approx(scheme.total - 2 * (16 * 12 * 9 * 12 + 10 * 12 * 16))
 
 
 @pytest.mark.parametrize(
