@@ -100,9 +100,10 @@ class PrecisionCurve:
             for p in sorted(known, key=lambda p: p.relative_bit_ops)
         ]
 
-    def path(self) -> str:
-        """The line through the marks, as SVG has it."""
-        return " ".join(f"{m.x},{m.y}" for m in self.marks())
+    @property
+    def frame(self) -> Mapping[str, float]:
+        """Where the chart is."""
+        return {"left": _LEFT, "top": _TOP, "width": _WIDTH, "height": _HEIGHT}
 
     def level_lines(self) -> list[tuple[float, str]]:
         """Heights of the horizontal lines and their texts."""
@@ -205,16 +206,7 @@ class PrecisionCurve:
 
     def to_html(self) -> str:
         """The page as text; it refers to nothing outside itself."""
-        across, along = self.ticks()
-        frame = {"left": _LEFT, "top": _TOP, "width": _WIDTH, "height": _HEIGHT}
-        return pages.render(
-            "precision_curve.html",
-            curve=self,
-            across=across,
-            along=along,
-            frame=frame,
-            environment=environment(),
-        )
+        return pages.render("precision_curve.html", curve=self, environment=environment())
 
     def write_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the page to `path` and return it."""
