@@ -35,7 +35,11 @@ from aimet_torch.quantsim.fusion import is_foldable_batch_norm
 TOLERANCE = 1e-4
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED, nn.Linear)
-_NORMALIZATIONS = (nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMALIZATIONS = (
+    *(nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *_BATCH_NORMS,
+)
 # Rounded by the output quantizer that follows as their input would be, but for its limits.
 _PASSES_ACCUMULATOR = GRID_PRESERVING_OPS | {"Relu", "Clip"}
 _INT32_MAX = 2**31 - 2**15  # of it, AIMET and others keep as much away from the limit
@@ -44,7 +48,8 @@ _INT32_MAX = 2**31 - 2**15  # of it, AIMET and others keep as much away from the
 def attach_bias_grids(graph: ModelGraph) -> None:
     """Let convolutions, linear layers and normalizations round their biases as targets do.
 
-    Where a batch norm follows that a target folds into the layer, the batch norm's bias is the one.
+    Where a batch norm follows that a target folds into the layer, the batch norm's bias is the one;
+    a batch norm that stays has an accumulator of its own.
     """
     for layer in _layers(graph):
         owner: Any = layer.module if layer.norm is None else layer.norm.module
@@ -58,6 +63,8 @@ def attach_bias_grids(graph: ModelGraph) -> None:
             continue
         found = input_quantizer(op)
         normalization: Any = module
+        if isinstance(module, _BATCH_NORMS) and op.call_index in (module.bias_grids or {}):
+            continue  # folded
         is_affine = normalization.weight is not None and normalization.bias is not None
         if found is None or not is_affine:
             continue

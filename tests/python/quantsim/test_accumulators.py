@@ -211,9 +211,10 @@ def test_biases_of_layers_that_share_a_weight_fit_their_accumulators():
 
 
 @pytest.mark.parametrize("config", [None, "htp_v73"], ids=["symmetric", "asymmetric"])
-def test_a_normalization_rounds_its_bias_on_its_accumulator(config):
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.BatchNorm1d])
+def test_a_normalization_rounds_its_bias_on_its_accumulator(norm, config):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.LayerNorm(6))
+    model = nn.Sequential(norm(6)).eval()
     nn.init.normal_(model[0].weight)
     nn.init.normal_(model[0].bias)
     x = torch.randn(5, 6)
