@@ -6,7 +6,8 @@ Networks: torchvision's architectures (random weights, as they are: batch norms 
 MobileNetV2 with its ImageNet weights, MiniLM-L6 with its weights, and ``torch.nn``'s recurrent
 layers and attention. Each is simulated at W8A8, calibrated on a batch, exported as QDQ and as plain
 ONNX with encodings, checked by ``onnx.checker`` with shape inference, and run in ONNX Runtime on
-another batch, of another size, beside the simulation.
+another batch, of another size, beside the simulation. A run that was interrupted goes on where it
+stopped: rows that FILE has already are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,14 @@ NETWORKS: dict[str, Network] = {
 }  # fmt: skip
 
 
-def sweep(names: Sequence[str], opsets: Sequence[int]) -> list[dict[str, Any]]:
-    """One row for each network and opset."""
-    rows = []
+def sweep(
+    names: Sequence[str], opsets: Sequence[int], known: set[tuple[str, int]]
+) -> Iterator[dict[str, Any]]:
+    """One row for each network and opset, but for those that are `known`."""
     for name in names:
+        wanted = [opset for opset in opsets if (name, opset) not in known]
+        if not wanted:
+            continue
         build, batch = NETWORKS[name]
         torch.manual_seed(0)
         model = build().eval()
@@ -131,12 +136,10 @@ def sweep(names: Sequence[str], opsets: Sequence[int]) -> list[dict[str, Any]]:
         sim.compute_encodings(lambda m, example=example: m(*example))
         with torch.no_grad():
             simulated, floats = sim.model(*other), model(*other)
-        for opset in opsets:
+        for opset in wanted:
             row = {"network": name, "opset": opset, **_one(sim, example, other, simulated, opset)}
             row["noise_db"] = sqnr_db(floats, simulated)
-            rows.append(row)
-            print(json.dumps(json_ready(row)), flush=True)
-    return rows
+            yield row
 
 
 def _one(
@@ -196,14 +199,31 @@ def main() -> int:
     parser.add_argument("--opsets", nargs="+", type=int, default=list(OPSETS))
     parser.add_argument("--output", type=Path, help="JSON file for the rows")
     arguments = parser.parse_args()
-    rows = sweep(arguments.names or list(NETWORKS), arguments.opsets)
+    names = arguments.names or list(NETWORKS)
+    rows = read_rows(arguments.output) if arguments.output is not None else []
+    known = {(row["network"], row["opset"]) for row in rows}
+    for row in sweep(names, arguments.opsets, known):
+        print(json.dumps(json_ready(row)), flush=True)
+        rows.append(row)
+        if arguments.output is not None:
+            rows.sort(key=lambda row: (list(NETWORKS).index(row["network"]), row["opset"]))
+            machine = environment.describe(torch.get_num_threads())
+            document = {"environment": machine, "rows": json_ready(rows)}
+            arguments.output.write_text(json.dumps(document, indent=1) + "\n")
+    rows = [r for r in rows if r["network"] in names and r["opset"] in arguments.opsets]
     header = ("network", "opset", "equal", "steps", "SQNR", "noise", "float edges")
     print(text_table(header, [_cells(row) for row in rows]))
-    if arguments.output is not None:
-        machine = environment.describe(torch.get_num_threads())
-        document = {"environment": machine, "rows": json_ready(rows)}
-        arguments.output.write_text(json.dumps(document, indent=1) + "\n")
-    return 0 if all(_is_good(row) for row in rows) else 1
+    return 0 if all(is_good(row) for row in rows) else 1
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file, with infinities as numbers again; none where there is no file."""
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+    for row in rows:
+        row |= {key: float(row[key]) for key in ("sqnr_db", "noise_db") if key in row}
+    return rows
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -220,7 +240,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _is_good(row: dict[str, Any]) -> bool:
+def is_good(row: dict[str, Any]) -> bool:
     """10 dB above the quantization noise, or within one step of the output."""
     if "error" in row:
         return False
