@@ -68,7 +68,7 @@ def is_inlined(module: nn.Module) -> bool:
 def _give_module(model: nn.Module, op: OpNode) -> None:
     node = op.fx_node
     assert node is not None
-    module, args, kwargs = _module_call(node)
+    module, args, kwargs = module_call(node)
     owner, _, name = op.name.rpartition(".")
     parent = model.get_submodule(owner)
     module.train(parent.training)
@@ -83,7 +83,7 @@ def _give_module(model: nn.Module, op: OpNode) -> None:
         value.fx_node = new
 
 
-def _module_call(node: fx.Node) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+def module_call(node: fx.Node) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     """The module that replaces a functional node, and the arguments to call it with."""
     args: tuple[Any, ...] = tuple(node.args)
     kwargs: dict[str, Any] = dict(node.kwargs)
@@ -205,9 +205,23 @@ class Required:
     """Marks a parameter without a default (a class, so that it stays itself when pickled)."""
 
 
+class TracedModule(nn.Module):
+    """What a `torch.fx.GraphModule` becomes: its forward runs a graph of ours."""
+
+
+_GRAPH_MODULE_STATE = frozenset(vars(fx.GraphModule(nn.Module(), fx.Graph()))) - frozenset(
+    vars(nn.Module())
+)
+
+
 def compile_forward(model: nn.Module, graph: fx.Graph, signature: Signature) -> None:
     """Give ``model`` a subclass of the user's class whose forward runs ``graph``."""
     user_class = getattr(type(model), "_traced_class", type(model))
+    if issubclass(user_class, fx.GraphModule):
+        # Copies of one would run the graph that it was made from.
+        user_class = TracedModule
+        for name in _GRAPH_MODULE_STATE & model.__dict__.keys():
+            del model.__dict__[name]
     model.__dict__.pop("forward", None)  # one that was set on the instance would hide the class's
     object.__setattr__(model, "__class__", _make_class(user_class, graph, signature))
 
