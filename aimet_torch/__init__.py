@@ -23,6 +23,7 @@ for _name, _module in (
     ("export_compiled", "program"),
 ):
     services.provide(_name, f"aimet_torch.export.{_module}:{_name}")
+services.provide("analysis_page", "aimet_torch.report.analysis:write_analysis_page")
 services.provide("deployment_report", "aimet_torch.report.deployment:deployment_report")
 services.provide("compression_report", "aimet_torch.report.compression:compression_report")
 services.provide("verify", "aimet_torch.verification:verify")

@@ -82,6 +82,15 @@ class Switchboard:
         """Names of all other quantizers."""
         return [name for name in self.quantizers if name not in self._owners]
 
+    def by_layer(self) -> dict[str, list[str]]:
+        """Names of the quantizers of each module that has any, in the order of execution."""
+        of_module: dict[str, list[str]] = {}
+        for name in self.quantizers:
+            of_module.setdefault(name.rsplit(".", 2)[0], []).append(name)
+        order = {op.module_name: index for index, op in reversed([*enumerate(self.sim.graph.ops)])}
+        layers = sorted(of_module, key=lambda layer: order.get(layer, len(order)))
+        return {layer: of_module[layer] for layer in layers}
+
     def parameter(self, name: str) -> torch.Tensor | None:
         """The parameter that a quantizer is for; None for activations."""
         if name not in self._owners:

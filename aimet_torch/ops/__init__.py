@@ -37,7 +37,12 @@ from aimet_torch.ops.simulation import (
     quantize_dequantize_,
     quantize_dequantize_by_range_,
 )
-from aimet_torch.ops.statistics import min_max, rebin_histogram, update_histogram_
+from aimet_torch.ops.statistics import (
+    min_max,
+    quantization_errors,
+    rebin_histogram,
+    update_histogram_,
+)
 
 __all__ = [
     "build_info",
@@ -49,6 +54,7 @@ __all__ = [
     "fingerprint",
     "grouped_scale",
     "min_max",
+    "quantization_errors",
     "quantize",
     "quantize_dequantize",
     "quantize_dequantize_",

@@ -1,4 +1,4 @@
-"""What calibration collects: limits and histograms of tensors, per tensor, channel or block."""
+"""What calibration and analysis collect of tensors: limits, histograms, errors of quantizing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["min_max", "rebin_histogram", "update_histogram_"]
+__all__ = ["min_max", "quantization_errors", "rebin_histogram", "update_histogram_"]
 
 
 def min_max(
@@ -96,3 +96,49 @@ def rebin_histogram(
     tensor([6, 0])
     """
     return torch.ops.aimet.rebin_histogram(histogram, old_min, old_max, new_min, new_max)
+
+
+def quantization_errors(
+    input: Tensor,
+    grad: Tensor | None,
+    scale: Sequence[Tensor],
+    offset: Sequence[Tensor],
+    qmin: Sequence[int],
+    qmax: Sequence[int],
+    by_sample: bool = False,
+    block_size: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What rounding a tensor to each of several grids does to it and, to first order, to a loss.
+
+    With e = quantize_dequantize(input) - input and g = grad, for each grid: the sum of e^2 (noise);
+    the sum of (g e)^2 (expected squared change of the loss if errors are independent); the sum over
+    samples of (sum of g e)^2 (squared change); the number of elements beyond the limits. One pass
+    over ``input`` and ``grad``, whatever the number of grids.
+
+    Args:
+        input: float16, bfloat16, float32 or float64, any shape and strides.
+        grad: of a loss, same shape; None: zeros.
+        scale: one tensor a grid, all of the same shape, as for :func:`aimet_torch.ops.quantize`.
+        offset: one a grid, of that shape or with one element.
+        qmin: lowest code of each grid.
+        qmax: highest code of each grid.
+        by_sample: samples lie along the first dimension; False: all of ``input`` is one.
+        block_size: as in :func:`aimet_torch.ops.quantize`.
+
+    Returns:
+        ``(errors, power)``, float64: (grids, 4), the sums above in this order, and (), the sum of
+        ``input`` squared. Not differentiable.
+
+    Raises:
+        TypeError: a tensor is not floating.
+        ValueError: shapes, the numbers of entries or a grid do not fit.
+
+    >>> one, zero = torch.tensor(1.0), torch.tensor(0.0)
+    >>> x, g = torch.tensor([0.25, 9.0]), torch.tensor([2.0, 1.0])
+    >>> errors, power = quantization_errors(x, g, [one], [zero], [-8], [7])
+    >>> errors.tolist(), power.item()
+    ([[4.0625, 4.25, 6.25, 1.0]], 81.0625)
+    """
+    return torch.ops.aimet.quantization_errors(
+        input, grad, list(scale), list(offset), list(qmin), list(qmax), by_sample, block_size
+    )

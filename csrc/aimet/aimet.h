@@ -36,6 +36,7 @@
 #include "aimet/ops/histogram.h"
 #include "aimet/ops/microscaling.h"
 #include "aimet/ops/min_max.h"
+#include "aimet/ops/quantization_error.h"
 #include "aimet/ops/random_choice.h"
 #include "aimet/ops/range_search.h"
 #include "aimet/ops/requantization.h"

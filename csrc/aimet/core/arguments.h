@@ -97,6 +97,24 @@ struct MinMaxArguments {
   Reduction reduction;
 };
 
+// Samples (rows) lie one after the other in memory; a task is up to kChunk elements of one of them.
+struct QuantizationErrorArguments {
+  static constexpr std::int64_t kSums = 4;
+  const void* input;
+  const void* grad;    // null: zeros
+  const void* scale;   // (candidates, channels)
+  const void* offset;  // (candidates, channels)
+  Shape shape;
+  std::int64_t row_length;
+  std::int64_t candidates;
+  const double* qmin;  // (candidates)
+  const double* qmax;
+  double* partial;  // (tasks, candidates, kSums): e^2, (g e)^2, g e, elements beyond the limits
+  double* power;    // (tasks): input^2
+
+  AIMET_HOST_DEVICE std::int64_t chunks_per_row() const { return (row_length + kChunk - 1) / kChunk; }
+};
+
 struct HistogramArguments {
   const void* input;
   const void*

@@ -20,6 +20,8 @@ void microscaling(ElementType, const MicroscalingArguments&, std::int64_t begin,
 void affine_limits(ElementType, const AffineArguments&, const MinMaxArguments&, std::int64_t begin,
                    std::int64_t end);
 void min_max(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);
+void quantization_errors(ElementType, const QuantizationErrorArguments&, std::int64_t begin,
+                         std::int64_t end);
 void histogram(ElementType, const HistogramArguments&, const Box&, std::int64_t* counts);
 void range_search(const RangeSearchArguments&, double* scratch, std::int64_t begin,
                   std::int64_t end);

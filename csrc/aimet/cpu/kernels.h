@@ -27,6 +27,7 @@ using core::kChunk;
 using core::kShortRun;
 using core::MicroscalingArguments;
 using core::MinMaxArguments;
+using core::QuantizationErrorArguments;
 using core::Reduction;
 using core::Shape;
 
@@ -84,6 +85,9 @@ struct KernelTable {
   // Minimum and maximum of the finite values; +inf/-inf where there is none. Of the tasks of one
   // run in [begin, end), the first gets the limits of all, the others +inf/-inf.
   void (*min_max)(ElementType, const MinMaxArguments&, std::int64_t begin, std::int64_t end);
+  // Tasks [begin, end) of the rows.
+  void (*quantization_errors)(ElementType, const QuantizationErrorArguments&, std::int64_t begin,
+                              std::int64_t end);
   // Adds the finite values of the box to `counts` (channels, bin_count); bins: core/histogram.h.
   void (*histogram)(ElementType, const HistogramArguments&, const Box&, std::int64_t* counts);
   // Channels [begin, end). `scratch`: 2 * bin_count doubles, not shared between threads.

@@ -18,6 +18,7 @@ const KernelTable table = {
     microscaling,
     affine_limits,
     min_max,
+    quantization_errors,
     histogram,
     range_search,
     start_rows,

@@ -187,6 +187,13 @@ TORCH_LIBRARY(aimet, m) {
       "block_size=None) -> (Tensor range_min, Tensor range_max)",
       kTags);
 
+  // --- quantization_error.h: what each of several grids does to a tensor and to a loss ---
+  m.def(
+      "quantization_errors(Tensor input, Tensor? grad, Tensor[] scale, Tensor[] offset, int[] "
+      "qmin, int[] qmax, bool by_sample=False, int[]? block_size=None) -> (Tensor errors, Tensor "
+      "power)",
+      kTags);
+
   // --- requantization.h: integer arithmetic behind the accumulators of a target ---
   m.def("requantization_multiplier(Tensor ratio) -> (Tensor multiplier, Tensor shift)", kTags);
   m.def(
