@@ -56,7 +56,7 @@ ALIASES = {
     "aimet_torch.model_preparer": "aimet_torch.analysis.model_preparer",
     "aimet_torch.model_validator": "aimet_torch.analysis.model_validator",
     "aimet_torch.model_validator.model_validator": "aimet_torch.analysis.model_validator",
-    "aimet_torch.quant_analyzer": "aimet_torch.analysis.quant_analyzer",
+    "aimet_torch.quant_analyzer": "aimet_torch.report.quant_analyzer",
     "aimet_torch.visualization_tools": "aimet_torch.report.quantizer_charts",
     "aimet_torch.visualize_model": "aimet_torch.report.weight_charts",
     # compression

@@ -23,7 +23,7 @@ WIDE_SPREAD = 8.0
 LONG_TAIL = 4.0
 #: Share of the values beyond the limits of the grid.
 MUCH_CLIPPED = 0.02
-#: Loss at 16 bits over loss now, above which bits are not what is missing.
+#: Loss with more bits over loss now, above which bits are not what is missing.
 HARDLY_BETTER = 0.5
 
 
@@ -42,7 +42,7 @@ class TensorFacts:
         clipped: share of values beyond the limits of the grid.
         spread: largest range of an output channel over the median one; 1 for activations.
         tail: largest magnitude over that which 99.9 % of the values stay below.
-        share_left_at_16: loss with 16 bits over that now; None: not measured.
+        share_left: loss with `next_bits` over that now; None: not measured.
         is_before_norm: a LayerNorm or RMSNorm reads it.
         is_frozen: its range may not be overwritten.
     """
@@ -57,7 +57,7 @@ class TensorFacts:
     clipped: float = 0.0
     spread: float = 1.0
     tail: float = 1.0
-    share_left_at_16: float | None = None
+    share_left: float | None = None
     is_before_norm: bool = False
     is_frozen: bool = False
 
@@ -65,6 +65,11 @@ class TensorFacts:
     def layer(self) -> str:
         """Name of the module that owns the quantizer."""
         return self.quantizer.rsplit(".", 2)[0]
+
+    @property
+    def next_bits(self) -> int:
+        """The next larger number of bits that targets have."""
+        return 8 if self.bitwidth < 8 else 16
 
     @property
     def tensor(self) -> str:
@@ -119,7 +124,7 @@ class Finding:
     numbers: dict[str, float] = field(default_factory=dict)
 
 
-#: Code by kind of finding. ``{names}``: list of layers, ``{paths}``: a list of quantizers.
+#: Code by kind of finding. ``{names}``: layers, ``{paths}``: quantizers, ``{bits}``: of theirs.
 CALLS: dict[str, str] = {
     "calibrate": "sim.compute_encodings(data_loader)",
     "fold": (
@@ -163,7 +168,7 @@ CALLS: dict[str, str] = {
     ),
     "more_bits": (
         "for name in {paths}:\n"
-        "    sim.model.get_submodule(name).bitwidth = 16\n"
+        "    sim.model.get_submodule(name).bitwidth = {bits}\n"
         "sim.compute_encodings(data_loader)"
     ),
     "exclude": "sim.exclude_layers_from_quantization({names})",
@@ -242,16 +247,18 @@ def _is_clipped(t: TensorFacts, facts: NetworkFacts) -> bool:
 
 
 def _gains_by_bits(t: TensorFacts) -> bool:
-    return t.share_left_at_16 is not None and t.share_left_at_16 < HARDLY_BETTER
+    return t.share_left is not None and t.share_left < HARDLY_BETTER
 
 
 def _needs_bits(t: TensorFacts, facts: NetworkFacts) -> bool:
-    stands_out = t.share >= max(2 * WORTH_A_FINDING, 3 / max(len(facts.tensors), 1))
+    # Three times the mean; in a network of a few tensors, half of all.
+    usual = min(0.5, 3 / max(len(facts.tensors), 1))
+    stands_out = t.share >= max(2 * WORTH_A_FINDING, usual)
     return stands_out and t.bitwidth < 16 and _gains_by_bits(t) and not t.is_frozen
 
 
 def _needs_floats(t: TensorFacts, facts: NetworkFacts) -> bool:
-    is_hopeless = t.bitwidth >= 16 or (t.share_left_at_16 is not None and not _gains_by_bits(t))
+    is_hopeless = t.bitwidth >= 16 or (t.share_left is not None and not _gains_by_bits(t))
     return is_hopeless and t.share >= 0.5
 
 
@@ -303,9 +310,9 @@ _RULES: tuple[tuple[str, _Rule, str, str], ...] = (
     (
         "more_bits",
         _needs_bits,
-        "the tensor alone causes {share_percent:.0f} % of the expected loss; 16 bits leave "
-        "{left_percent:.1f} % of that",
-        "give it 16 bits",
+        "the tensor alone causes {share_percent:.0f} % of the expected loss; {next_bits:.0f} bits "
+        "leave {left_percent:.1f} % of that",
+        "give it {next_bits:.0f} bits",
     ),
     (
         "exclude",
@@ -319,6 +326,8 @@ _RULES: tuple[tuple[str, _Rule, str, str], ...] = (
 def _of_tensors(kind: str, hits: list[TensorFacts], cause: str, fix: str) -> Finding:
     hits = sorted(hits, key=lambda t: t.share, reverse=True)
     worst = hits[0]
+    if kind == "more_bits":
+        hits = [t for t in hits if t.next_bits == worst.next_bits]
     numbers = {
         "spread": worst.spread,
         "tail": worst.tail,
@@ -326,12 +335,13 @@ def _of_tensors(kind: str, hits: list[TensorFacts], cause: str, fix: str) -> Fin
         "sqnr_db": worst.sqnr_db,
         "clipped_percent": 100 * worst.clipped,
         "share_percent": 100 * worst.share,
-        "left_percent": 100 * (worst.share_left_at_16 or 0.0),
+        "next_bits": float(worst.next_bits),
+        "left_percent": 100 * (worst.share_left or 0.0),
     }
     layers = list(dict.fromkeys(t.layer for t in hits))
     call = CALLS[kind]
     if "{" in call:
-        call = call.format(names=layers, paths=[t.quantizer for t in hits])
+        call = call.format(names=layers, paths=[t.quantizer for t in hits], bits=worst.next_bits)
     where = f"{worst.layer} ({worst.tensor})" + (
         f" and {len(hits) - 1} more" if len(hits) > 1 else ""
     )
@@ -339,7 +349,7 @@ def _of_tensors(kind: str, hits: list[TensorFacts], cause: str, fix: str) -> Fin
         kind,
         tuple(t.quantizer for t in hits),
         f"{where}: {cause.format(**numbers)}",
-        fix,
+        fix.format(**numbers),
         call,
         min(1.0, sum(t.share for t in hits)),
         numbers,

@@ -96,9 +96,7 @@ def tensor_facts(
     operators = operators_of_quantizers(board.sim)
     tails = {h.name: _tail(h) for h in histograms}
     own = {
-        row.name: row
-        for row in sensitivity
-        if row.bitwidth == board.quantizers[row.name].bitwidth
+        row.name: row for row in sensitivity if row.bitwidth == board.quantizers[row.name].bitwidth
     }
     losses = {(row.name, row.bitwidth): row.loss for row in sensitivity}
     total = sum(row.loss for row in own.values()) or 1.0
@@ -107,7 +105,7 @@ def tensor_facts(
         quantizer, op = board.quantizers[name], operators.get(name)
         op_type = op.op_type if op is not None else "unknown"
         parameter = board.parameter(name)
-        at_16 = losses.get((name, 16))
+        better = losses.get((name, 8 if row.bitwidth < 8 else 16))
         facts.append(
             TensorFacts(
                 name,
@@ -120,7 +118,7 @@ def tensor_facts(
                 row.clipped,
                 1.0 if parameter is None else _spread(parameter, op_type),
                 1.0 if row.is_param else tails.get(name, 1.0),
-                None if at_16 is None or row.loss == 0 else at_16 / row.loss,
+                None if better is None or row.loss == 0 else better / row.loss,
                 op is not None and not row.is_param and _is_before_norm(op),
                 isinstance(quantizer, AffineQuantizerBase) and not quantizer.is_overwrite_allowed(),
             )

@@ -6,9 +6,10 @@ gradient of a random projection of the outputs (Gauss-Newton, Fisher information
 pass gives g for every tensor of the network at once, and what rounding each of them to each
 grid would do follows from g and the tensor: no evaluation of a quantized network at all.
 
-Rounding errors of a tensor hardly depend on each other, so the diagonal of H does: the sum of
-(g e)^2 over the tensor (as in Dong et al. 2020, arXiv 1911.03852, which take one mean curvature for
-a layer).
+For an activation, e^T H e is the mean over the samples of (g . e)^2. Rounding errors of a weight
+hardly depend on each other, and there is one weight for all samples, so the diagonal of H has to do
+there: the sum of (g e)^2 over the tensor (Dong et al. 2020, arXiv 1911.03852, take one mean
+curvature for a layer instead).
 """
 
 from __future__ import annotations
@@ -225,13 +226,15 @@ class _Probe(QuantizerBase):
         if self.errors is None:
             return
         for precision, sums in zip(precisions, self.errors.tolist(), strict=True):
-            noise, weighted, _, clipped = sums
+            noise, weighted, change, clipped = sums
             ratio = torch.tensor(self.power, dtype=torch.float64) / noise
             yield SensitivityRow(
                 name,
                 self.is_param,
                 precision.bits,
-                weighted / batches,
+                # One weight serves all samples, so its error has one sum of g e for a batch: too
+                # few to tell its expected square.
+                (weighted if self.is_param else change) / batches,
                 float(10 * ratio.log10()),
                 clipped / self.count,
             )

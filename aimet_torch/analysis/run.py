@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,24 @@ class Analysis:
             )
         return " ".join(parts)
 
+    def set_scores(
+        self,
+        scores: tuple[float, float, float],
+        enabled: Mapping[str, float],
+        disabled: Mapping[str, float],
+        quantized: float,
+    ) -> None:
+        """Take over scores that were measured elsewhere.
+
+        Args:
+            scores: in FP32, with weights alone and with activations alone quantized.
+            enabled: with one layer quantized, by layer.
+            disabled: with one layer in floating point.
+            quantized: with all.
+        """
+        self.scores = ModelScores(*scores, quantized)
+        self.enabled, self.disabled = dict(enabled), dict(disabled)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists and dicts."""
         document: dict[str, Any] = json_ready({"headline": self.headline, **asdict(self)})
@@ -130,7 +148,13 @@ class Analysis:
         worst = sorted(self.tensors, key=lambda t: t.share, reverse=True)[:10]
         if worst:
             rows = [
-                (t.layer, t.tensor, str(t.bitwidth), f"{100 * t.share:.1f} %", f"{t.sqnr_db:.1f} dB")
+                (
+                    t.layer,
+                    t.tensor,
+                    str(t.bitwidth),
+                    f"{100 * t.share:.1f} %",
+                    f"{t.sqnr_db:.1f} dB",
+                )
                 for t in worst
             ]
             header = ("layer", "tensor", "bits", "expected loss", "SQNR of the tensor")

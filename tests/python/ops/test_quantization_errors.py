@@ -44,7 +44,7 @@ def expected(x, grad, scales, offsets, qmin, qmax, by_sample, block_size):
 def test_sums_of_what_quantize_dequantize_does(case, by_sample):
     for dtype in DTYPES:
         arguments = arguments_of(case, dtype)
-        wide = case.input(dtype, finite=True).numel() == 0 or by_sample and not case.shape
+        wide = case.input(dtype, finite=True).numel() == 0 or (by_sample and not case.shape)
         if wide:
             continue
         found = ops.quantization_errors(*arguments, by_sample, case.block_size)
@@ -58,13 +58,15 @@ def test_sums_of_what_quantize_dequantize_does(case, by_sample):
 def test_an_empty_tensor_has_no_errors():
     one = torch.tensor(1.0)
     errors, power = ops.quantization_errors(torch.randn(0, 3), None, [one], [one], [0], [7])
-    assert errors.tolist() == [[0.0] * 4] and power == 0
+    assert errors.tolist() == [[0.0] * 4]
+    assert power == 0
 
 
 def test_without_a_gradient_nothing_changes_the_loss():
     x, scale, offset = torch.randn(9, 5), torch.tensor(0.1), torch.tensor(0.0)
     errors, _ = ops.quantization_errors(x, None, [scale], [offset], [-8], [7])
-    assert errors[0, 0] > 0 and errors[0, 1:3].tolist() == [0.0, 0.0]
+    assert errors[0, 0] > 0
+    assert errors[0, 1:3].tolist() == [0.0, 0.0]
 
 
 def test_the_same_bits_with_any_number_of_threads():
