@@ -81,8 +81,17 @@ def simulate(build, shapes, **options):
     return calibrated(model, *inputs, **options), inputs
 
 
-@pytest.mark.parametrize("name", SINGLE_LAYERS)
-@pytest.mark.parametrize("prequantize", [False, True])
+#: Layers with constants, which can be stored as integers.
+WITH_CONSTANTS = [
+    *("conv", "conv1d", "conv3d", "depthwise", "conv_transpose", "grouped_transpose"),
+    *("linear", "linear_3d", "linear_3d_relu", "conv_relu6", "mul_scalar", "rsub_scalar"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "prequantize"),
+    [*((name, False) for name in SINGLE_LAYERS), *((name, True) for name in WITH_CONSTANTS)],
+)
 def test_single_layers_are_bit_equal(name, prequantize, tmp_path):
     sim, inputs = simulate(*SINGLE_LAYERS[name])
     path = tmp_path / "net.onnx"

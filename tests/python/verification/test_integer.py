@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -45,21 +46,62 @@ IN_TABLES = {"hardswish"}
 MOVING = {"max_pool"}
 
 
+class Together(nn.Module):
+    """Layers side by side, each with inputs of its own: one export tells of all."""
+
+    def __init__(self, layers, counts):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.counts = counts
+
+    def forward(self, *inputs):
+        inputs = iter(inputs)
+        return tuple(
+            layer(*itertools.islice(inputs, count))
+            for layer, count in zip(self.layers, self.counts, strict=True)
+        )
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tmp_path_factory):
+    """The rows and the output of each layer of `INTEGER`."""
+    layers, inputs, counts = [], [], []
+    for name in INTEGER:
+        build, shapes = {**SINGLE_LAYERS, **NEAR_LAYERS}[name]
+        torch.manual_seed(0)
+        layers.append(nn.Sequential(build()) if len(shapes) == 1 else build())
+        inputs += [torch.randn(shape) for shape in shapes]
+        counts.append(len(shapes))
+    path = tmp_path_factory.mktemp("integer") / "net.onnx"
+    sim = QuantizationSimModel(Together(layers, counts).eval(), tuple(inputs))
+    sim.compute_encodings(lambda m: m(*inputs))
+    onnx_qdq.export(sim, tuple(inputs), path)
+    result = predicted(sim, path, tuple(inputs))
+    assert not result.overflows
+    producers = {o: node for node in onnx.load(path).graph.node for o in node.output}
+    found = {}
+    for name, output in zip(INTEGER, result.outputs, strict=True):
+        above, open_names = set(), [output.name]
+        while open_names:
+            tensor = open_names.pop()
+            above.add(tensor)
+            open_names += producers[tensor].input if tensor in producers else ()
+        rows = [row for row in result.rows if f"{row.tensor}_quantized" in above]
+        found[name] = (rows, output)
+    assert sum(len(rows) for rows, _ in found.values()) == len(result.rows)
+    return found
+
+
 @pytest.mark.parametrize("name", INTEGER)
-def test_layers_without_any_floating_point(name, tmp_path):
-    path = tmp_path / "net.onnx"
-    sim, inputs = simulated(*{**SINGLE_LAYERS, **NEAR_LAYERS}[name], path)
-    result = predicted(sim, path, inputs)
-    kinds = {row.kind for row in result.rows}
+def test_layers_without_any_floating_point(name, side_by_side):
+    rows, output = side_by_side[name]
+    kinds = {row.kind for row in rows}
     wanted = "table" if name in IN_TABLES else "moved" if name in MOVING else "integer"
     assert wanted in kinds
     assert kinds <= {"input", "integer", "moved", "table"}
     # The codes of a simulation, but for sums of averages in floating point next to a half.
-    assert max(row.steps for row in result.rows if row.steps is not None) <= (
-        1 if "pool" in name else 0
-    )
-    assert result.outputs[0].equal >= 0.98
-    assert not result.overflows
+    assert max(row.steps for row in rows if row.steps is not None) <= (1 if "pool" in name else 0)
+    assert output.equal >= 0.98
 
 
 @pytest.mark.parametrize("name", ["layer_norm", "attention"])
