@@ -14,7 +14,7 @@ from aimet_torch.cli._session import RECIPE, Run, print_json, say
 
 __all__ = ["register"]
 
-_SCHEMES = ("auto", "spatial", "weight")
+_SCHEMES = ("auto", "spatial", "weight", "prune")
 
 OPTIONS = (
     Option(
@@ -29,7 +29,8 @@ OPTIONS = (
     Option("output", "folder of the results", "compressed", metavar="FOLDER"),
     Option(
         "ratio",
-        "cost of each layer's factors over that of the layer, above 0 to 1",
+        "cost after over cost before, above 0 to 1: of each layer, with --choose and prune of the "
+        "model",
         0.5,
         float,
         metavar="X",
@@ -37,9 +38,22 @@ OPTIONS = (
     Option(
         "scheme",
         "spatial: two one-dimensional kernels; weight: 1 x 1 and the kernel; auto: for each layer "
-        "what loses least",
+        "what loses least; prune: fewer channels",
         "auto",
         choices=_SCHEMES,
+    ),
+    Option(
+        "choose",
+        "ratios of the layers; same: --ratio for each; exact: by their effect on the outputs; "
+        "greedy: by many evaluations, as AIMET",
+        "same",
+        choices=("same", "exact", "greedy"),
+    ),
+    Option(
+        "evaluate",
+        "exact, greedy: package.module:function of a function from a model to a score, higher is "
+        "better; default: how much of the outputs is kept on the samples that measure",
+        metavar="FUNCTION",
     ),
     Option("metric", "what the ratio compares", "mac", choices=("mac", "memory")),
     Option("multiplicity", "ranks are rounded up to multiples of this", 1, int, metavar="N"),
@@ -66,11 +80,11 @@ def register(commands: Any) -> None:
     parser = add_command(
         commands,
         "compress",
-        "make a model smaller by low-rank factors",
-        "Replace layers by two smaller ones each, fitted to data if there is any, and measure how "
-        "well the result\nagrees with the original. Writes into the folder: recipe.toml (repeats "
-        "the run), model.pt2 (a torch.export\nprogram, also for `aimet quantize`), model.pt (a "
-        "pickled module, for training) and compression.json.",
+        "make a model smaller by low-rank factors or fewer channels",
+        "Replace layers by two smaller ones each, or take channels out, fitted to data if there is "
+        "any, and\nmeasure how well the result agrees with the original. Writes into the folder: "
+        "recipe.toml (repeats the\nrun), model.pt2 (a torch.export program, also for `aimet "
+        "quantize`), model.pt (a pickled module, for\ntraining) and compression.json.",
         "aimet compress my_model:load --data photographs --ratio 0.6",
         OPTIONS,
     )
@@ -115,8 +129,6 @@ def _compress(run: Run, options: argparse.Namespace) -> Any:
 
     from aimet_torch.cli import _measure
     from aimet_torch.cli._prepare import prepare
-    from aimet_torch.common.defs import CostMetric
-    from aimet_torch.compression import factorize
 
     job = prepare("compress", options, needs_data=False)
     unknown = [n for n in options.keep or () if n not in dict(job.model.named_modules())]
@@ -127,28 +139,113 @@ def _compress(run: Run, options: argparse.Namespace) -> Any:
     run.finished(path, "repeats this run: aimet compress --recipe")
     start = time.perf_counter()
     say(f"compressing to {options.ratio:g} of the {options.metric}s")
-    result = factorize(
-        job.model,
-        job.example,
-        options.ratio,
-        scheme=options.scheme,
-        metric=CostMetric[options.metric],
-        multiplicity=options.multiplicity,
-        modules_to_ignore=[job.model.get_submodule(name) for name in options.keep or ()],
-        data=job.batches.calibration or None,
-        refit=options.refit,
-    )
+    model, result = _smaller(job, options)
     run.finished(result.write_json(run.folder / "compression.json"), "what became of each layer")
-    _save(run, result.model, job.example, torch)
+    _save(run, model, job.example, torch)
     if not job.batches.measurement:
         return result, None
     say("measuring")
     reference, outputs = (
         _measure.outputs_of(model, job.batches.measurement, name)
-        for model, name in ((job.model, "original"), (result.model, "compressed"))
+        for model, name in ((job.model, "original"), (model, "compressed"))
     )
     labels = job.batches.labels
     return result, _measure.step("compressed", start, reference, outputs, labels)
+
+
+def _smaller(job: Any, options: argparse.Namespace) -> tuple[Any, Any]:
+    """The compressed model, and what became of its layers."""
+    from aimet_torch.common.defs import CostMetric
+    from aimet_torch.compression import factorize, prune
+
+    if options.choose != "same":
+        return _chosen(job, options)
+    common: dict[str, Any] = {
+        "metric": CostMetric[options.metric],
+        "multiplicity": options.multiplicity,
+        "modules_to_ignore": [job.model.get_submodule(name) for name in options.keep or ()],
+        "data": job.batches.calibration or None,
+    }
+    if options.scheme == "prune":
+        result: Any = prune(job.model, job.example, options.ratio, **common)
+    else:
+        result = factorize(
+            job.model,
+            job.example,
+            options.ratio,
+            scheme=options.scheme,
+            refit=options.refit,
+            **common,
+        )
+    return result.model, result
+
+
+def _chosen(job: Any, options: argparse.Namespace) -> tuple[Any, Any]:
+    """As :func:`_smaller`, with a ratio for each layer of its own."""
+    from aimet_torch.common.defs import CompressionScheme, CostMetric
+    from aimet_torch.compression import ModelCompressor, defs
+
+    data = job.batches.calibration or None
+    if options.choose == "exact" and data is None:
+        raise ValueError("compress: --choose exact needs --data")
+    selection: Any = (
+        defs.ExactSelectionParameters(options.ratio, data_loader=data)
+        if options.choose == "exact"
+        else defs.GreedySelectionParameters(options.ratio)
+    )
+    kept = [job.model.get_submodule(name) for name in options.keep or ()]
+    auto = defs.Mode.auto
+    if options.scheme == "prune":
+        scheme = CompressionScheme.channel_pruning
+        mode = defs.AutoModeParams(selection, kept)
+        parameters: Any = defs.ChannelPruningParameters(
+            data,
+            options.samples,
+            False,
+            auto,
+            mode,
+            options.multiplicity,
+            "magnitude" if data is None else "gram",
+        )
+    elif options.scheme == "weight":
+        scheme = CompressionScheme.weight_svd
+        mode = defs.WeightSvdAutoModeParams(defs.RankSelectScheme.greedy, selection, kept)
+        parameters = defs.WeightSvdParameters(auto, mode, options.multiplicity, data)
+    else:  # convolutions have the most to give
+        scheme = CompressionScheme.spatial_svd
+        mode = defs.AutoModeParams(selection, kept)
+        parameters = defs.SpatialSvdParameters(auto, mode, options.multiplicity, data)
+    return ModelCompressor.compress_model(
+        job.model,
+        _evaluation(job, options),
+        None,
+        job.example,
+        scheme,
+        CostMetric[options.metric],
+        parameters,
+    )
+
+
+def _evaluation(job: Any, options: argparse.Namespace) -> Any:
+    """A score of models: the user's, or the share of the outputs' power that is kept."""
+    from aimet_torch.cli import _measure
+    from aimet_torch.cli._models import object_named
+
+    if options.evaluate is not None:
+        function = object_named(options.evaluate, "--evaluate")
+        return lambda model, *_: float(function(model))
+    batches = job.batches.measurement
+    if not batches:
+        raise ValueError(f"compress: --choose {options.choose} needs --data, or --evaluate")
+    reference = _measure.outputs_of(job.model, batches, "original")
+    power = sum(o.square().sum().item() for o in reference)
+
+    def score(model: Any, *_: Any) -> float:
+        outputs = _measure.outputs_of(model, batches, "evaluating")
+        noise = sum((o - r).square().sum().item() for o, r in zip(outputs, reference, strict=True))
+        return 1.0 - noise / power if power else 0.0
+
+    return score
 
 
 def _save(run: Run, model: Any, example: Any, torch: Any) -> None:

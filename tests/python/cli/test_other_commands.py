@@ -101,6 +101,39 @@ def test_compress(aimet, workplace: Path) -> None:
     assert aimet("compress", "my_model:load", "--example", "1x3x16x16", "--ratio", 2)[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("scheme", "choose"),
+    [("prune", "same"), ("spatial", "exact"), ("weight", "greedy"), ("prune", "exact")],
+)
+def test_compress_by_every_scheme(aimet, workplace: Path, monkeypatch, scheme, choose) -> None:
+    from aimet_torch.cli import compress
+
+    # The program is written in the test above; exporting takes longer than all the rest.
+    monkeypatch.setattr(compress, "_save", lambda *_: None)
+    code, out, err = aimet(
+        *("compress", "my_model:load", "--data", "x.npy", "--ratio", 0.8, "--json"),
+        *("--scheme", scheme, "--choose", choose),
+    )
+    assert code == 0, err
+    document = json.loads(out)
+    ratio = document.get("mac_ratio", document.get("mac_compression_ratio"))
+    assert 0.5 < ratio <= 0.8
+    assert json.loads(Path("compressed/compression.json").read_text()).keys() <= document.keys()
+
+
+def test_compress_by_the_users_own_score(aimet, workplace: Path, monkeypatch) -> None:
+    from aimet_torch.cli import compress
+
+    monkeypatch.setattr(compress, "_save", lambda *_: None)
+    run = ("compress", "my_model:load", "--example", "1x3x16x16", "--choose", "greedy")
+    code, _, err = aimet(*run)
+    assert code == 2
+    assert err.splitlines()[-1].endswith("--choose greedy needs --data, or --evaluate")
+    code, out, err = aimet(*run, "--evaluate", "my_model:score", "--ratio", 0.7)
+    assert code == 0, err
+    assert "accuracy 3" in out
+
+
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

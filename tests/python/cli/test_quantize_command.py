@@ -83,7 +83,8 @@ def test_verify_says_no(aimet, workplace: Path) -> None:
 
 
 def test_a_recipe_repeats_a_run(aimet, workplace: Path) -> None:
-    code, first, _ = aimet(*ARRAYS, *FAST, "--param-bits", 4, "--exclude", "fc", "--json")
+    cheap = ("--formats", "simulation", "--json")
+    code, first, _ = aimet(*ARRAYS, *FAST, "--param-bits", 4, "--exclude", "fc", *cheap)
     assert code == 0
     recipe = workplace / "out" / "recipe.toml"
     document = tomllib.loads(recipe.read_text())
@@ -91,12 +92,13 @@ def test_a_recipe_repeats_a_run(aimet, workplace: Path) -> None:
     assert document["options"]["param_bits"] == 4
     assert document["options"]["exclude"] == ["fc"]
     assert document["options"]["mean"] == [0.485, 0.456, 0.406]
-    before = json.loads((workplace / "out" / "model.encodings").read_text())
+    before = json.loads((workplace / "out" / "report.json").read_text())["quantizers"]
+    assert not any(row["layer"] == "fc" for row in before)
 
     code, second, err = aimet("quantize", "--recipe", recipe, "--output", "again", "--json")
     assert code == 0
     assert "earlier run" not in err  # another folder: everything anew
-    assert json.loads((workplace / "again" / "model.encodings").read_text()) == before
+    assert json.loads((workplace / "again" / "report.json").read_text())["quantizers"] == before
     repeated = tomllib.loads((workplace / "again" / "recipe.toml").read_text())
     repeated["options"]["output"] = "out"
     assert repeated == document
@@ -107,8 +109,11 @@ def test_a_recipe_repeats_a_run(aimet, workplace: Path) -> None:
     _, out, err = aimet("quantize", "--recipe", recipe, "--param-bits", 8, "--json")
     assert json.loads(out)["steps"][1]["name"] == "W8A8, calibrate"
     assert "earlier run" not in err
-    _, _, err = aimet("quantize", "--recipe", recipe, "--formats", "qdq")
+    _, _, err = aimet("quantize", "--recipe", recipe, "--measure-samples", 0)
+    assert "earlier run" not in err  # other samples calibrate
+    _, _, err = aimet("quantize", "--recipe", "out/recipe.toml", "--formats", "torchscript")
     assert "earlier run" in err
+    assert (workplace / "out" / "model.torchscript.pt").is_file()
 
 
 @pytest.mark.parametrize(
@@ -139,20 +144,21 @@ def test_ctrl_c_keeps_what_is_finished(aimet, workplace: Path, monkeypatch) -> N
     def stop(*_: object) -> list[Path]:
         raise KeyboardInterrupt
 
-    name, what, writer = _exports.FORMATS["qdq"]
-    monkeypatch.setitem(_exports.FORMATS, "qdq", (name, what, stop))
-    code, out, err = aimet(*ARRAYS, *FAST, "--formats", "encodings", "qdq")
+    name, what, writer = _exports.FORMATS["pt2"]
+    monkeypatch.setitem(_exports.FORMATS, "pt2", (name, what, stop))
+    code, out, err = aimet(*ARRAYS, *FAST, "--formats", "torchscript_encodings", "pt2")
     assert (code, out) == (130, "")
     told = err.splitlines()[-2:]
-    for file in ("recipe.toml", "simulation.pt", "report.html", "model.onnx", "model.encodings"):
+    stem = "model_fp32.torchscript"
+    for file in ("recipe.toml", "simulation.pt", "report.html", f"{stem}.pt", f"{stem}.encodings"):
         assert f"out/{file}" in told[0]
         assert (workplace / "out" / file).is_file()
     assert told[1] == "`aimet quantize --recipe out/recipe.toml` goes on from there"
-    monkeypatch.setitem(_exports.FORMATS, "qdq", (name, what, writer))
+    monkeypatch.setitem(_exports.FORMATS, "pt2", (name, what, writer))
     code, _, err = aimet("quantize", "--recipe", "out/recipe.toml")
     assert code == 0
     assert "quantizing: finished by an earlier run of the same recipe" in err
-    assert (workplace / "out" / "model_qdq.onnx").is_file()
+    assert (workplace / "out" / "model.pt2").is_file()
 
 
 def test_ctrl_c_before_anything_is_finished(aimet, workplace: Path) -> None:
@@ -194,14 +200,12 @@ def test_models_of_every_kind(aimet, workplace: Path) -> None:
     for source in ("my_model:load", "net.pt2", "net.pt"):
         code, _, err = aimet(
             *("quantize", source, "--data", "x.npy", *FAST, "--output", f"out_{source}"),
+            *("--formats", "simulation"),
         )
         assert code == 0, err
-        document = encodings.read(f"out_{source}/model.encodings")
-        names = {
-            entry["name"] for role, entry in encodings.entries(document) if role == "parameter"
-        }
-        assert {"conv1.weight", "conv2.weight", "fc.weight"} <= names
         report = json.loads(Path(f"out_{source}/report.json").read_text())
+        weights = {row["layer"] for row in report["quantizers"] if row["tensor"] == "weight"}
+        assert {"conv1", "conv2", "fc"} <= weights
         found[source] = report["steps"][1]["sqnr_db"]
     # The same layers with the same quantizers, whatever the file was.
     assert found["net.pt2"] == pytest.approx(found["my_model:load"], abs=1.0)
