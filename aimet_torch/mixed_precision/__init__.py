@@ -8,6 +8,8 @@ from aimet_torch.mixed_precision.greedy import (
     GreedyMixedPrecisionAlgo,
     ParetoPoint,
 )
+from aimet_torch.mixed_precision.optimal import optimize_mixed_precision
+from aimet_torch.mixed_precision.plan import CurvePoint, PrecisionPlan
 from aimet_torch.mixed_precision.precision import Candidate, Precision, SupportedDType
 from aimet_torch.mixed_precision.resolution import Change, PrecisionConflictError
 from aimet_torch.mixed_precision.search import AMPSearchAlgo
@@ -17,12 +19,15 @@ __all__ = [
     "AccuracyPoint",
     "Candidate",
     "Change",
+    "CurvePoint",
     "EvalCallbackFactory",
     "GreedyMixedPrecisionAlgo",
     "MixedPrecisionConfigurator",
     "ParetoPoint",
     "Precision",
     "PrecisionConflictError",
+    "PrecisionPlan",
     "SupportedDType",
     "choose_mixed_precision",
+    "optimize_mixed_precision",
 ]

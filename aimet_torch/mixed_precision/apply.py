@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from aimet_torch.mixed_precision.precision import Precision
 from aimet_torch.mixed_precision.sites import SiteMap
 from aimet_torch.quantsim import QuantizationSimModel
 
-__all__ = ["apply_choice"]
+__all__ = ["apply_choice", "require_repeatable"]
 
 
 def apply_choice(
@@ -31,3 +31,20 @@ def apply_choice(
     sites.finish()
     if data is not None:
         sim.compute_encodings(data)
+
+
+def require_repeatable(data: object, argument: str) -> None:
+    """Refuse data that can be walked through once only: a generator, an iterator.
+
+    Args:
+        data: calibration data, or a callback.
+        argument: function and argument, for the message.
+
+    Raises:
+        TypeError: it is an iterator.
+    """
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"{argument} is walked through several times and must be a data loader, a list of "
+            f"batches or a callback, got an iterator ({type(data).__name__}); pass list(...) of it"
+        )

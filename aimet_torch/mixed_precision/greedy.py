@@ -21,7 +21,7 @@ from aimet_torch.analysis.switching import Setting, Switchboard, evaluate_settin
 from aimet_torch.common.collectives import Ranks
 from aimet_torch.common.defs import QuantizationDataType
 from aimet_torch.common.tables import text_table
-from aimet_torch.mixed_precision.apply import apply_choice
+from aimet_torch.mixed_precision.apply import apply_choice, require_repeatable
 from aimet_torch.mixed_precision.candidates import (
     bitwidths_in,
     candidate_cost,
@@ -143,6 +143,7 @@ class GreedyMixedPrecisionAlgo:
                     f"{_NAME}: `{name}` must be callable with the model, got "
                     f"{type(callback).__name__}"
                 )
+        require_repeatable(forward_pass_callback, f"{_NAME}: `forward_pass_callback`")
         self._sim = sim
         self._candidates = check_candidates(candidates, _NAME)
         self._phase1, self._phase2 = eval_callback_for_phase1, eval_callback_for_phase2

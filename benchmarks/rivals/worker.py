@@ -47,6 +47,7 @@ def answer(message: tuple[Any, ...], state: dict[str, Any]) -> Any:
     if verb == "load":
         import benchmarks.accuracy_subjects
         import benchmarks.compression_subjects
+        import benchmarks.mixed_precision_subjects
         import benchmarks.model_subjects
         import benchmarks.qat_subjects
         import benchmarks.rounding_jobs  # noqa: F401 - all enter their subjects
