@@ -44,7 +44,8 @@ def multiply_accumulates(op: OpNode) -> int | None:
     module = op.module
     has_weights = op.op_type in _RECURRENT or isinstance(module, _CELLS)
     if module is not None and (has_weights or getattr(module, "weight", None) is not None):
-        return macs_of_module(op.op_type, module, inputs, outputs)
+        # A packed sequence is no tensor: its sizes are not known.
+        return macs_of_module(op.op_type, module, inputs, outputs) if inputs else None
     if op.op_type in ("Conv", "ConvTranspose"):
         return _convolution(op.op_type, inputs[1], inputs[0], outputs[0])
     if op.op_type in ("Gemm", "MatMul"):

@@ -49,6 +49,7 @@ class MixedPrecisionConfigurator:
 
     def __init__(self, sim: QuantizationSimModel) -> None:
         self._sim = sim
+        self._sites = SiteMap(sim)
         self._requests: list[Request] = []
 
     @property
@@ -87,10 +88,11 @@ class MixedPrecisionConfigurator:
             raise ValueError(f"{where}: `arg` {label} has no operator in the graph of the model")
         if isinstance(wished, list):
             for op in ops:
-                if len(op.inputs) != len(wished):
+                takes = len(op.inputs) or len(getattr(op.module, "input_quantizers", ()))
+                if takes != len(wished):
                     raise ValueError(
                         f"{where}: `activation` has {len(wished)} entries, but {op.name} takes "
-                        f"{len(op.inputs)} tensors; give one for each, or a single one for all"
+                        f"{takes} tensors; give one for each, or a single one for all"
                     )
         known = {name for op in ops for name in self._parameters_of(op)}
         missing = sorted(params.keys() - known)
@@ -115,7 +117,7 @@ class MixedPrecisionConfigurator:
         where = "MixedPrecisionConfigurator.set_model_input_precision"
         graph = self._sim.graph
         for value, wished in self._pairs(activation, graph.inputs, where):
-            sites = [self._map().source(op, i) for op, i in value.consumers]
+            sites = [self._sites.source(op, i) for op, i in value.consumers]
             if all(site is None for site in sites):
                 raise ValueError(
                     f"{where}: the input {value.name!r} has no quantizer; see `model_input` in the "
@@ -161,7 +163,8 @@ class MixedPrecisionConfigurator:
         Raises:
             PrecisionConflictError: see `strict`; the simulation is as it was.
         """
-        sites = self._map()
+        # Quantizers may have been replaced since the wishes were made.
+        sites = self._sites = SiteMap(self._sim, self._sites.leaves)
         resolution = resolve(self._sim, sites, self._requests)
         if log_file is not None:
             with _writable(log_file) as file:
@@ -176,15 +179,13 @@ class MixedPrecisionConfigurator:
 
     # -- what was meant ----------------------------------------------------------------------------
 
-    def _map(self) -> SiteMap:
-        return SiteMap(self._sim)
-
     def _layers(self, arg: _Layer) -> tuple[str, list[OpNode]]:
         """A name for messages, and the operators meant."""
         where = "MixedPrecisionConfigurator.set_precision"
         names = dict(self._sim.model.named_modules())
+        everything = [*self._sim.graph.ops, *self._sites.leaves]
         if isinstance(arg, type) and issubclass(arg, nn.Module):
-            ops = [op for op in self._sim.graph.ops if isinstance(op.module, arg)]
+            ops = [op for op in everything if isinstance(op.module, arg)]
             if not ops:
                 raise ValueError(f"{where}: `arg` is {arg.__name__}, but no layer is one")
             return arg.__name__, ops
@@ -204,12 +205,12 @@ class MixedPrecisionConfigurator:
                 f"{where}: `arg` {label} is in neither sim.model nor the original model"
             )
         inside = set(names[name].modules())
-        ops = [op for op in self._sim.graph.ops if op.module in inside]
+        ops = [op for op in everything if op.module in inside]
         return repr(name) if name else "the whole model", ops
 
     def _parameters_of(self, op: OpNode) -> set[str]:
         names = set(getattr(op.module, "param_quantizers", None) or ())
-        return names | set(self._map().params(op))
+        return names | set(self._sites.params(op))
 
     def _pairs(
         self, activation: _Activation, values: Sequence[Value], where: str

@@ -323,6 +323,12 @@ class _Search:
     ) -> tuple[list[CurvePoint], Solution, float | None]:
         """The curve, the choice, and its score if it was evaluated."""
         limits = {name: share for name, share in budgets.items() if name != "bit_ops"}
+        if not self._problem.full["bit_ops"] and "bit_ops" in budgets:
+            unknown = ", ".join(self._problem.costs.unknown[:5])
+            raise ValueError(
+                f"{_NAME}: `bit_ops` cannot be a budget: no multiplications of this model are known"
+                f"{f' (not traced: {unknown})' if unknown else ''}; give `bytes`"
+            )
         least = self._problem.least("bit_ops")
         for name, share in budgets.items():
             smallest = self._problem.least(name)

@@ -133,6 +133,7 @@ class _Resolver:
         self._sites = sites
         self._requests = requests
         self._kernels = fused_kernels(sim.graph, sim.plan)
+        self._kernels |= {leaf: FusedKernel([leaf]) for leaf in sites.leaves}
         self._wishes: dict[Site, list[_Wish]] = {}
         self._result = Resolution()
 
@@ -234,7 +235,7 @@ class _Resolver:
     def _check_support(self, of_op: dict[OpNode, int]) -> None:
         """Every operator that was named, or whose tensors change, needs a kernel."""
         new = {change.site: change.new for change in self._result.changes}
-        for op in self._sim.graph.ops:
+        for op in self._kernels:
             kernels = supported_types(self._sim.config, op.op_type)
             params = self._sites.params(op)
             operands = [site for _, site in self._sites.activations(op)]

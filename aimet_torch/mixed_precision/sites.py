@@ -65,21 +65,29 @@ class SiteMap:
 
     Args:
         sim: the simulation; its quantizers may change their bits, not their places, afterwards.
+        leaves: of an earlier map of it.
 
     Attributes:
         sites: in the order of execution.
         by_name: the same by name.
+        leaves: layers inside parts that could not be traced, as operators without a graph.
     """
 
-    def __init__(self, sim: QuantizationSimModel) -> None:
+    def __init__(self, sim: QuantizationSimModel, leaves: list[OpNode] | None = None) -> None:
         self._sim = sim
         self._names = {id(quantizer): name for name, quantizer in sim.named_quantizers()}
         self._by_quantizer: dict[int, Site] = {}
         self.sites: list[Site] = []
         for op in sim.graph.ops:
             self._add_op(op)
-        for module in sim.qmodules():
-            self._add_rest(module)
+        traced = {id(op.module) for op in sim.graph.ops}
+        self.leaves = leaves or [
+            OpNode(name, op_type_of_module(module), None, module, name)  # type: ignore[arg-type]
+            for name, module in sim.named_qmodules()
+            if id(module) not in traced
+        ]
+        for leaf in self.leaves:
+            self._add_leaf(leaf)
         self.by_name = {site.name: site for site in self.sites}
         # Looked up by place from now on, since quantizers are replaced.
         self._by_slot = {
@@ -108,7 +116,8 @@ class SiteMap:
         if quantizers is None:
             return [None] * len(op.outputs)
         first = op.call_index * module.outputs_per_call
-        return [self.at(quantizers, first + j) for j in range(len(op.outputs))]
+        count = len(quantizers) if op.fx_node is None else len(op.outputs)
+        return [self.at(quantizers, first + j) for j in range(count)]
 
     def params(self, op: OpNode) -> dict[str, Site]:
         """The quantizers of an operator's weights by parameter name.
@@ -129,6 +138,13 @@ class SiteMap:
 
     def activations(self, op: OpNode) -> Iterator[tuple[int, Site]]:
         """Positions of an operator's operands that are no weights, and what governs them."""
+        if op.fx_node is None:
+            quantizers: Any = getattr(op.module, "input_quantizers", ())
+            for position, _ in enumerate(quantizers):
+                site = self.at(quantizers, position)
+                if site is not None:
+                    yield position, site
+            return
         for position, _ in enumerate(op.inputs):
             site = self.source(op, position)
             if site is not None and not site.is_param:
@@ -203,17 +219,16 @@ class SiteMap:
             decision = plan.outputs.get((op.name, j))
             self._add(module, "output_quantizers", key, decision)
 
-    def _add_rest(self, module: Any) -> None:
-        """What the graph does not reach: leaf modules inside parts that could not be traced."""
-        op_type = op_type_of_module(module)
-        config = self._sim.config
-        params = param_decisions(module, op_type, config)
+    def _add_leaf(self, leaf: OpNode) -> None:
+        config, module = self._sim.config, leaf.module
+        assert module is not None
+        params = param_decisions(module, leaf.op_type, config)
         for which in _ACTIVATION_LISTS:
             for key in range(len(getattr(module, which))):
-                symmetric = config.is_activation_symmetric(op_type)
+                symmetric = config.is_activation_symmetric(leaf.op_type)
                 self._add(module, which, key, Decision(True, "", symmetric))
-        for key in module.param_quantizers:
-            self._add(module, "param_quantizers", key, params.get(key))
+        for name in params:
+            self._add(module, "param_quantizers", name, params[name])
 
     def _add(
         self,

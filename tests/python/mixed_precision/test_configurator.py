@@ -284,6 +284,21 @@ def test_wrong_arguments_are_named() -> None:
         configurator.set_precision(8, "int8")
 
 
+def test_layers_that_could_not_be_traced_get_their_bits_too() -> None:
+    from tests.python.models import FIXTURES
+
+    fixture = FIXTURES["DataDependentPart"]
+    x = fixture.inputs(2)
+    sim = QuantizationSimModel(fixture.build().eval(), x)
+    configurator = MixedPrecisionConfigurator(sim)
+    configurator.set_precision(sim.model, "int16", {"weight": "int4"})
+    configurator.apply(log_file=None)
+    found = bits(sim)
+    assert found["router.right.input_quantizers.0"] == 16
+    assert found["router.right.output_quantizers.0"] == 8  # nobody is known to read it
+    assert {found[name] for name in found if "param_quantizers" in name} == {4}
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
