@@ -24,7 +24,7 @@ LABELLED_IMAGES = 2000
 #: Images whose outputs the sensitivity of phase 1 is measured on.
 SENSITIVITY_IMAGES = 256
 #: Bits of (activations, weights).
-CANDIDATES = ((16, 8), (8, 8), (8, 4))
+CANDIDATES = ((8, 8), (8, 4), (4, 8), (4, 4))
 
 
 def candidates() -> list[Any]:
