@@ -10,7 +10,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import render_accuracy, render_fidelity, render_qat, render_rounding
+from benchmarks import (
+    render_accuracy,
+    render_fidelity,
+    render_mixed_precision,
+    render_qat,
+    render_rounding,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "benchmarks.json"
@@ -203,6 +209,10 @@ def main() -> None:
     if render_fidelity.RESULTS.exists():
         targets = render_fidelity.markdown(json.loads(render_fidelity.RESULTS.read_text()))
         text = render_fidelity.TABLE.sub(lambda _: targets, text)
+    if render_mixed_precision.RESULTS.exists():
+        found = json.loads(render_mixed_precision.RESULTS.read_text())
+        bits, page = render_mixed_precision.markdown(found), render_mixed_precision.PAGE
+        page.write_text(render_mixed_precision.TABLE.sub(lambda _: bits, page.read_text()))
     README.write_text(text)
 
 

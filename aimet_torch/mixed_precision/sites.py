@@ -11,11 +11,12 @@ from torch import nn
 
 from aimet_torch.graph import OpNode, Value, op_type_of_module
 from aimet_torch.mixed_precision.precision import Precision, precision_of
+from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantization.base import QuantizerBase
 from aimet_torch.quantization.float import FloatQuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.quantsim.accumulators import attach_bias_grids, input_quantizer
-from aimet_torch.quantsim.placement import Decision, param_decisions
+from aimet_torch.quantsim.placement import SIGNED_FACTORS_SINCE, Decision, param_decisions
 from aimet_torch.quantsim.realize import QuantizerMaker
 
 __all__ = ["Site", "SiteMap"]
@@ -194,7 +195,19 @@ class SiteMap:
             holder[key] = quantizer
 
     def finish(self) -> None:
-        """After quantizers were replaced: biases follow the new grids."""
+        """After quantizers have changed: biases follow the new grids, products their targets'.
+
+        From V73 on the HTP multiplies two 16-bit activations only if the second one is symmetric.
+        """
+        generation = self._sim.config.hw_generation
+        if generation is not None and generation >= SIGNED_FACTORS_SINCE:
+            for op in self._sim.graph.find_ops("MatMul"):
+                site = self.source(op, 1) if len(op.inputs) > 1 else None
+                quantizer: Any = None if site is None or site.is_param else site.quantizer
+                if isinstance(quantizer, AffineQuantizerBase):
+                    assert site is not None
+                    quantizer.symmetric = site.decision.is_symmetric or quantizer.bitwidth > 8
+                    quantizer.signed = quantizer.symmetric
         for module in self._sim.qmodules():
             module.bias_grids = None
         attach_bias_grids(self._sim.graph)

@@ -18,7 +18,7 @@ from aimet_torch.quantsim.fusion import TRANSPARENT_OPS, fused_chains
 # output channels.
 WEIGHT_OPERAND_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": -1}
 # Generation of the HTP from which the second factor of a product of 16-bit activations is signed.
-_SIGNED_FACTORS_SINCE = 73
+SIGNED_FACTORS_SINCE = 73
 
 
 @dataclass
@@ -75,7 +75,7 @@ def plan(graph: ModelGraph, config: QuantSimConfig, activation_bits: int = 8) ->
             if decision is not None:
                 result.inputs[op.name, i] = decision
     generation = config.hw_generation
-    if generation is not None and generation >= _SIGNED_FACTORS_SINCE and activation_bits > 8:
+    if generation is not None and generation >= SIGNED_FACTORS_SINCE and activation_bits > 8:
         for op in graph.ops:
             if op.op_type == "MatMul" and len(op.inputs) > 1:
                 _make_symmetric(op.inputs[1], result)

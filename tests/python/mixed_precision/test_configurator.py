@@ -309,6 +309,21 @@ class Attention(nn.Module):
         return F.softmax(scores, -1) @ self.v(x)
 
 
+def test_sixteen_bit_products_are_symmetric_where_the_target_wants_it() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 8)
+    sim = QuantizationSimModel(Attention().eval(), x, config_file="htp_v73")
+    for dtype, symmetric in (("int16", True), ("int8", False)):
+        configurator = MixedPrecisionConfigurator(sim)
+        configurator.set_precision("matmul", dtype)
+        configurator.apply(log_file=None)
+        second = sim.model.k.output_quantizers[0]
+        assert (second.symmetric, second.signed) == (symmetric, symmetric)
+        assert not sim.model.q.output_quantizers[0].symmetric
+    sim.compute_encodings([x])
+    assert torch.isfinite(sim.model(x)).all()
+
+
 def test_mixed_bits_survive_state_dict_training_and_both_exports(tmp_path) -> None:
     import onnx
 
