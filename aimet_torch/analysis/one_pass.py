@@ -268,7 +268,7 @@ def _probes(board: Switchboard, precisions: list[Precision]) -> dict[str, _Probe
 def _probing(board: Switchboard, probes: dict[str, _Probe]) -> Iterator[None]:
     """Within this context probes stand in the places of quantizers; the others are off."""
     others = {name: None for name in board.quantizers if name not in probes}
-    parameters = [p for p in board.sim.model.parameters() if p.requires_grad]
+    parameters = [p for p in board.sim.model.parameters() if p.requires_grad and p.is_leaf]
     with board.placed({**others, **probes}):
         try:
             for parameter in parameters:  # biases and the like: no gradient is of interest
