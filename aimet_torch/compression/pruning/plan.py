@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aimet_torch.common.defs import CostMetric
-from aimet_torch.compression.cost import estimate_cost
+from aimet_torch.compression.cost import ModelCost, estimate_cost
 from aimet_torch.compression.pruning.costs import PruningCosts
 from aimet_torch.compression.pruning.fitting import Fit, fit_weights
 from aimet_torch.compression.pruning.propagation import Layer
@@ -198,7 +198,7 @@ class PruningPlan:
                 fitted = fit_weights(smaller.eval(), self.structure, keep, self.calls)
             for module, mode in modes:
                 module.training = mode
-        after = estimate_cost(smaller, self.dummy_input)
+        after = self._cost_of(smaller)
         asked = asked or {}
         return PrunedModel(
             smaller,
@@ -208,6 +208,16 @@ class PruningPlan:
             after,
             self._notes(),
         )
+
+    def _cost_of(self, smaller: nn.Module) -> ModelCost:
+        try:
+            return estimate_cost(smaller, self.dummy_input)
+        except Exception as error:
+            raise RuntimeError(
+                "prune: the smaller model does not run, though all that its graph holds fits: code "
+                f"of the model whose result nothing uses is not in it ({type(error).__name__}: "
+                f"{error}); take that code out, or name the layers around it in `modules_to_ignore`"
+            ) from error
 
     def _row(
         self, layer: Layer, keep: Tensor, fits: Mapping[str, Fit], asked: Mapping[str, float]
@@ -308,6 +318,7 @@ def prune(
     Raises:
         TypeError: ``model`` is not a module.
         ValueError: A ratio cannot be reached, data hold NaN, or an argument is not valid.
+        RuntimeError: Code of the model whose result nothing uses needs the channels.
     """
     plan = PruningPlan(
         model,

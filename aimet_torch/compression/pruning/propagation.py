@@ -117,6 +117,9 @@ class Propagation:
         self.keep: Tensor | None = None  # by atom; None while analyzing
         self._rules = rules
         self._outside: dict[fx.Node, int] = {}
+        self._decisions: dict[fx.Node | None, list[Any]] = {}
+        self._node: fx.Node | None = None
+        self._decided = 0
         self._ops = {op.fx_node: op for op in graph.ops if op.fx_node is not None}
         self._named = dict(graph.model.named_parameters(remove_duplicate=False))
         self._named.update(graph.model.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
@@ -180,9 +183,21 @@ class Propagation:
         elif not bool(self.keep[atoms].all()):
             raise BlockedError(op, [labels], reason)
 
+    def decide(self, make: Callable[[], Any]) -> Any:
+        """What is found out about an operation while analyzing; when checking, the same again.
+
+        With one channel left, everything looks as if it were meant for all channels.
+        """
+        made = self._decisions.setdefault(self._node, [])
+        if self.keep is None:
+            made.append(make())
+            return made[-1]
+        self._decided += 1
+        return made[self._decided - 1]
+
     def varying(self, labels: Tensor) -> list[int]:
         """The dimensions along which channels differ."""
-        return varying(self.partition.classes(labels))
+        return list(self.decide(lambda: varying(self.partition.classes(labels))))
 
     def axis(self, name: str, count: int) -> Tensor:
         """The atoms of a module's channels; while checking, of those that stay."""
@@ -242,6 +257,7 @@ class Propagation:
         values: dict[fx.Node, Any] = {}
         for node in self.graph.fx_graph.nodes:
             op = self._ops.get(node)
+            self._node, self._decided = node, 0
             try:
                 values[node] = self._value(node, op, values)
             except BlockedError as error:

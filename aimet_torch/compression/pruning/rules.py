@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,15 +143,23 @@ def unite_operands(labels: Propagation, op: OpNode, operands: list[Tensor]) -> T
     for index, (size, operand) in enumerate(known):
         if index == main:
             continue
-        if any(d not in dims[main] and known[main][0][d] == 1 for d in dims[index]):
+        own = known[main][0]
+        crosses = labels.decide(partial(_is_single, set(dims[index]) - set(dims[main]), own))
+        is_shared = labels.decide(partial(_is_single, dims[main], size))
+        if crosses:
             reason = f"`{op.name}` ({op.op_type}) combines every channel of one with all of another"
             labels.fix(result, reason, op)
             labels.fix(operand, reason, op)
-        elif any(size[d] == 1 for d in dims[main]):
+        elif is_shared:
             labels.fix(operand, f"`{op.name}` ({op.op_type}) uses it for all channels", op)
         else:
             labels.unite(op, result, operand)
     return result
+
+
+def _is_single(dims: Iterable[int], size: Sequence[int]) -> bool:
+    """Whether a tensor of this size has one entry for all along one of the dimensions."""
+    return any(size[dim] == 1 for dim in dims)
 
 
 def _prelu(labels: Propagation, op: OpNode, x: Tensor) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from aimet_torch.compression import PruningPlan
 from aimet_torch.compression.pruning.surgery import remove_channels
@@ -34,7 +36,39 @@ def masked(model, structure, keep):
                 weight[gone] = 0
             else:
                 weight[:, gone[: weight.shape[1]]] = 0
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            stays = keep[structure.labels.elements[f"{name}.weight"]]
+        elif isinstance(module, nn.GroupNorm):
+            stays = keep[structure.labels.axes[name]]
+        else:
+            continue
+        owner, _, attribute = name.rpartition(".")
+        setattr(copied.get_submodule(owner), attribute, MaskedNorm(module, stays))
     return copied
+
+
+class MaskedNorm(nn.Module):
+    """A layer or group norm without some channels in its statistics; it gives zeros for them."""
+
+    def __init__(self, norm, stays):
+        super().__init__()
+        self.norm, self.index = norm, stays.nonzero().flatten()
+
+    def forward(self, x):
+        norm, index = self.norm, self.index
+        weight, bias = norm.weight[index], norm.bias[index]
+        if isinstance(norm, nn.LayerNorm):
+            dim = -1 if type(norm) is nn.LayerNorm else 1  # torchvision's LayerNorm2d
+            moved = x.index_select(dim, index).movedim(dim, -1)
+            given = F.layer_norm(moved, (len(index),), weight, bias, norm.eps).movedim(-1, dim)
+        else:
+            dim = 1
+            groups = norm.num_groups
+            if norm.num_groups >= 8:  # whole groups are gone
+                groups = len(index) * groups // norm.num_channels
+            given = F.group_norm(x.index_select(1, index), groups, weight, bias, norm.eps)
+        return torch.zeros_like(x).index_copy(dim, index, given)
 
 
 def smaller_and_masked(model, x, seed):

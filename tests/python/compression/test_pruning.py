@@ -13,6 +13,7 @@ from torch import nn
 from aimet_torch.common.defs import CostMetric
 from aimet_torch.compression import PruningPlan, prune
 from tests.python.compression.masks import smaller_and_masked
+from tests.python.compression.random_networks import RandomNetwork
 from tests.python.vision import architecture
 
 torch.manual_seed(0)
@@ -123,6 +124,25 @@ def test_architectures_equal_their_masked_selves(name, size):
         "it is an input of the model",
         "one unit: splits, shuffles or groups tie all its channels",
     }
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks(seed):
+    model = RandomNetwork(seed, norms=seed % 2 == 1).eval()
+    _, small, reference = smaller_and_masked(model, torch.randn(2, 3, 6, 6), seed)
+    x = torch.randn(3, 3, 7, 7)
+    with torch.no_grad():
+        for wanted, given in zip(reference(x), small(x), strict=True):
+            assert (wanted - given).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_layer_norms_lose_what_leaves_them():
+    model = architecture("convnext_tiny")
+    plan, small = check_exact(model, torch.randn(1, 3, 64, 64))
+    stream = small.features[0][0].out_channels
+    assert small.features[0][1].normalized_shape == (stream,)
+    assert small.features[1][0].layer_scale.shape == (stream, 1, 1)
+    assert "features.1.0.block.3" in plan.groups
 
 
 # ---------------------------------------------------------------------------- the function
