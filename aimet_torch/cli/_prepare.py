@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aimet_torch.cli._data import Batches, ImageSettings, load_batches
+from aimet_torch.cli._data import DATA_OPTIONS, Batches, ImageSettings, load_batches
 from aimet_torch.cli._measure import to_device
 from aimet_torch.cli._models import example_from, input_count, load_model
 from aimet_torch.cli._session import say
 from aimet_torch.graph import bind_inputs, module_of_torchscript
 
-__all__ = ["Job", "prepare", "read_batches"]
+__all__ = ["Job", "prepare", "read_batches", "recipe_batches"]
 
 
 @dataclass
@@ -99,6 +99,26 @@ def read_batches(options: argparse.Namespace, inputs: int | None) -> Batches:
         images=ImageSettings(options.image_size, options.mean, options.std),
         inputs=inputs,
     )
+
+
+def recipe_batches(content: dict[str, Any], changes: dict[str, Any], command: str) -> Batches:
+    """The data of the run that has written a simulation, or other data.
+
+    Args:
+        content: Of `load_simulation`.
+        changes: Options that differ from those of the run; a ``data`` of None is that of the run.
+        command: For messages.
+
+    Raises:
+        ValueError: the run had no data, and no other is named.
+    """
+    recipe = {option.name: option.default for option in DATA_OPTIONS}
+    recipe.update({k: v for k, v in content.get("recipe", {}).items() if k in recipe})
+    recipe.update({k: v for k, v in changes.items() if v is not None})
+    if recipe["data"] is None:
+        raise ValueError(f"{command}: the run had no data; name some with --data")
+    inputs = input_count(content["sim"].model, content["example"])
+    return read_batches(argparse.Namespace(**recipe), inputs)
 
 
 def _try(command: str, model: nn.Module, call: Any) -> None:

@@ -119,19 +119,15 @@ def _calls(options: argparse.Namespace, content: dict[str, Any]) -> list[Any]:
     """Samples of the data of the run, or of other data, each in a batch of its own."""
     import torch
 
-    from aimet_torch.cli._models import input_count
-    from aimet_torch.cli._prepare import read_batches
+    from aimet_torch.cli._prepare import recipe_batches
 
-    recipe = dict(content.get("recipe", {}))
-    data = options.data or recipe.get("data")
-    if data is None:
+    if options.data is None and content.get("recipe", {}).get("data") is None:
         return [content["example"]]
     # Those of the run that did not calibrate, unless other data is named.
+    changes: dict[str, Any] = {"data": options.data}
     if options.data is not None:
-        recipe.update(samples=1, measure_samples=options.samples)
-    settings = argparse.Namespace(**{**{o.name: o.default for o in DATA_OPTIONS}, **recipe})
-    settings.data = data
-    batches = read_batches(settings, input_count(content["sim"].model, content["example"]))
+        changes.update(samples=1, measure_samples=options.samples)
+    batches = recipe_batches(content, changes, "verify")
     calls: list[Any] = []
     for batch in batches.measurement or batches.calibration:
         leaves = [x for x in torch.utils._pytree.tree_leaves(batch) if isinstance(x, torch.Tensor)]

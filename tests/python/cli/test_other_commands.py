@@ -134,6 +134,44 @@ def test_compress_by_the_users_own_score(aimet, workplace: Path, monkeypatch) ->
     assert "accuracy 3" in out
 
 
+def test_analyze_a_model_and_a_simulation(aimet, workplace: Path) -> None:
+    small = ("--bitwidths", 4, 8, "--samples", 8)
+    code, out, err = aimet("analyze", "my_model:load", "--data", "x.npy", *small, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    names = {tensor["quantizer"] for tensor in document["tensors"]}
+    assert {f"{layer}.param_quantizers.weight" for layer in ("conv1", "conv2", "fc")} <= names
+    assert json.loads(Path("analysis/analysis.json").read_text()) == document
+    assert "my_model:load" in Path("analysis/analysis.html").read_text()
+
+    quantized = ("--method", "calibrate", "--formats", "simulation", "--param-bits", 4)
+    assert (
+        aimet("quantize", "my_model:load", "--data", "x.npy", "--output", "q", *quantized)[0] == 0
+    )
+    code, out, err = aimet(
+        *("analyze", "q", *small, "--evaluate", "my_model:score", "--output", "of_q"),
+    )
+    assert code == 0, err
+    assert "of_q/analysis.html" in out
+    bits = {
+        (tensor["quantizer"], tensor["bitwidth"])
+        for tensor in json.loads(Path("of_q/analysis.json").read_text())["tensors"]
+    }
+    assert ("fc.param_quantizers.weight", 4) in bits
+    # Its recipe repeats it; of other data, too.
+    code, _, err = aimet("analyze", "--recipe", "of_q/recipe.toml", "--data", "my_model:batches")
+    assert code == 0, err
+    for arguments, message in (
+        (("analyze", "q", "--per-layer"), "--per-layer needs --evaluate"),
+        (("analyze", "photographs"), "photographs: no simulation.pt there"),
+        (("analyze", "my_model:load"), "analyze: --data is missing"),
+        (("analyze", "q", "--evaluate", "my_model:nothing"), "my_model has no 'nothing'"),
+    ):
+        code, _, err = aimet(*arguments)
+        assert code == 2
+        assert message in err.splitlines()[-1]
+
+
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
