@@ -63,7 +63,7 @@ def attach_bias_grids(graph: ModelGraph) -> None:
             continue
         found = input_quantizer(op)
         normalization: Any = module
-        if isinstance(module, _BATCH_NORMS) and op.call_index in (module.bias_grids or {}):
+        if isinstance(module, _BATCH_NORMS) and op.call_index in (normalization.bias_grids or {}):
             continue  # folded
         is_affine = normalization.weight is not None and normalization.bias is not None
         if found is None or not is_affine:
