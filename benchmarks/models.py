@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+import benchmarks.analysis_subjects  # noqa: F401 - enters its subjects
 from benchmarks import agreement
 from benchmarks.harness import Case, aimet, bound
 from benchmarks.model_subjects import (
@@ -130,6 +131,15 @@ def cases() -> list[Case]:
             limit=0.1,
         ),
     ]
+    cases.append(
+        Case(
+            "analysis/quant_analyzer",
+            "ResNet-18, QuantAnalyzer: each layer on, off, its ranges and its loss",
+            "quant_analysis",
+            {"model": "resnet18", "shape": (4, 3, 64, 64)},
+            (aimet(agreement.close(0.5), 0.5),),
+        )
+    )
     statements: tuple[tuple[str, str, float | None], ...] = (
         ("package", "import aimet_torch", 0.3),
         ("simulation", "from aimet_torch.quantsim import QuantizationSimModel", None),

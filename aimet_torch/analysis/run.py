@@ -319,18 +319,19 @@ class _Job:
             "activations": dict.fromkeys(board.params),
             "quantized": {},
         }
-        groups = board.by_layer() if per_layer else {}
-        for layer, names in groups.items():
-            settings[f"only {layer}"] = {n: None for n in board.quantizers if n not in names}
-            settings[f"without {layer}"] = dict.fromkeys(names)
-        scores = evaluate_settings(
-            board, settings, eval_fn, process_group=self.process_group, description="Evaluating"
-        )
-        result.scores = ModelScores(
-            *(scores[key] for key in ("fp32", "weights", "activations", "quantized"))
-        )
-        result.enabled = {layer: scores[f"only {layer}"] for layer in groups}
-        result.disabled = {layer: scores[f"without {layer}"] for layer in groups}
+        scores = evaluate_settings(board, settings, eval_fn, process_group=self.process_group)
+        result.scores = ModelScores(*scores.values())
+        if not per_layer:
+            return
+        layers, off = board.by_layer(), dict.fromkeys(board.quantizers)
+        options: dict[str, Any] = {"process_group": self.process_group, "description": "Layers"}
+        only = {
+            layer: {n: None for n in board.quantizers if n not in names}
+            for layer, names in layers.items()
+        }
+        without = {layer: dict.fromkeys(names) for layer, names in layers.items()}
+        result.enabled = evaluate_settings(board, only, eval_fn, base=off, **options)
+        result.disabled = evaluate_settings(board, without, eval_fn, base={}, **options)
 
     def _facts(self, result: Analysis) -> NetworkFacts:
         sim = self.board.sim

@@ -287,6 +287,7 @@ def measure_groups(
     known = options.get("known") or {}
     count = sum(label not in known for label in settings)
     options.setdefault("description", "Groups")
+    options.setdefault("base", rest)
     scores = evaluate_settings(board, settings, evaluate, **options)
     rows = [
         GroupScore(group.name, candidate, scores[label])

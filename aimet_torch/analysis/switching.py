@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from aimet_torch.analysis.precision import Precision
+from aimet_torch.analysis.prefix import PrefixRunner
 from aimet_torch.common.collectives import Ranks
 from aimet_torch.common.progress import progress
 from aimet_torch.quantization.affine import AffineQuantizerBase
@@ -53,13 +54,15 @@ class Switchboard:
         names = {id(quantizer): name for name, quantizer in self.quantizers.items()}
         self._places: dict[str, list[tuple[Any, Any]]] = {name: [] for name in self.quantizers}
         self._owners: dict[str, tuple[Any, str]] = {}
-        for module in sim.qmodules():
+        self._modules: dict[str, set[str]] = {name: set() for name in self.quantizers}
+        for module_name, module in sim.named_qmodules():
             for container, keys in _containers(module):
                 for key in keys:
                     quantizer = container[key]
                     if quantizer is not None:
                         name = names[id(quantizer)]
                         self._places[name].append((container, key))
+                        self._modules[name].add(module_name)
                         if container is module.param_quantizers:
                             self._owners.setdefault(name, (module, key))
         self._copies: dict[tuple[str, Precision], Any] = {}
@@ -81,6 +84,10 @@ class Switchboard:
     def activations(self) -> list[str]:
         """Names of all other quantizers."""
         return [name for name in self.quantizers if name not in self._owners]
+
+    def modules_of(self, name: str) -> set[str]:
+        """Names of the modules in which a quantizer works."""
+        return self._modules[self._known(name)]
 
     def by_layer(self) -> dict[str, list[str]]:
         """Names of the quantizers of each module that has any, in the order of execution."""
@@ -251,6 +258,7 @@ def evaluate_settings(
     evaluate: Evaluate,
     *,
     process_group: Any = None,
+    base: Setting | None = None,
     known: MutableMapping[str, float] | None = None,
     on_score: Callable[[str, float], None] | None = None,
     description: str = "Evaluating",
@@ -263,6 +271,9 @@ def evaluate_settings(
         evaluate: gives the score of ``sim.model``. With ranks it must give the same on all of them.
         process_group: a `torch.distributed.ProcessGroup` whose ranks share the settings out; all
             get all scores, the same as one process does. None: this process does all.
+        base: a setting from which all differ in a few quantizers only. What comes before the first
+            operator that differs is then computed once for all of them, as far as memory allows;
+            the scores are the same. ``evaluate`` must run the same data each time.
         known: scores of an earlier run by label, the same on all ranks; they are not evaluated
             again, and every new one goes in as soon as it is there.
         on_score: called with every new score, on all ranks, as soon as it is there.
@@ -276,19 +287,34 @@ def evaluate_settings(
     """
     scores: MutableMapping[str, float] = {} if known is None else known
     todo = [label for label in settings if label not in scores]
+    runner, positions = PrefixRunner(board.sim.graph), dict.fromkeys(todo, 0)
+    if base is not None:
+        positions = {label: _first_change(board, runner, settings[label], base) for label in todo}
+        todo.sort(key=lambda label: positions[label])
     with Ranks(process_group, "evaluate_settings") as ranks, evaluation_mode(board.sim.model):
         rounds = range(0, len(todo), ranks.size)
         for start in progress(rounds, description, unit="evaluation"):
             labels = todo[start : start + ranks.size]
             score = None
             if ranks.rank < len(labels):
-                with board.at(settings[labels[ranks.rank]]):
+                label = labels[ranks.rank]
+                with board.at(settings[label]), runner.resuming_at(positions[label]):
                     score = float(evaluate(board.sim.model))
             for label, found in zip(labels, ranks.gather(score), strict=False):
                 scores[label] = found
                 if on_score is not None:
                     on_score(label, found)
     return {label: scores[label] for label in settings}
+
+
+def _first_change(board: Switchboard, runner: PrefixRunner, setting: Setting, base: Setting) -> int:
+    """Where the first operator is that works otherwise in a setting than in the base."""
+    modules: set[str] = set()
+    for name in {*setting, *base}:
+        own = board.precision(name)
+        if setting.get(name, own) != base.get(name, own):
+            modules |= board.modules_of(name)
+    return runner.position_of(modules)
 
 
 def _containers(module: Any) -> Iterator[tuple[Any, Sequence[Any]]]:

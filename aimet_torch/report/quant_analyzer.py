@@ -213,7 +213,8 @@ class QuantAnalyzer:
             for layer, names in board.by_layer().items()
         }
         lead = "Score with the quantizers of one layer alone, all others off."
-        return self._per_layer(sim, settings, results_dir, "per_layer_quant_enabled", lead)
+        base = dict.fromkeys(board.quantizers)
+        return self._per_layer(sim, settings, results_dir, "per_layer_quant_enabled", lead, base)
 
     def perform_per_layer_analysis_by_disabling_quant_wrappers(
         self, sim: QuantizationSimModel, results_dir: str
@@ -230,7 +231,7 @@ class QuantAnalyzer:
         layers = Switchboard(sim).by_layer()
         settings = {layer: dict.fromkeys(names) for layer, names in layers.items()}
         lead = "Score with the quantizers of one layer off, all others on."
-        return self._per_layer(sim, settings, results_dir, "per_layer_quant_disabled", lead)
+        return self._per_layer(sim, settings, results_dir, "per_layer_quant_disabled", lead, {})
 
     def _per_layer(
         self,
@@ -239,16 +240,22 @@ class QuantAnalyzer:
         results_dir: str,
         title: str,
         lead: str,
+        base: dict[str, Any],
     ) -> dict[str, float]:
-        scores = self._evaluate(sim, settings)
+        scores = self._evaluate(sim, settings, base)
         folder = Path(results_dir)
         write_values(folder / f"{title}.html", title, lead, scores, "score")
         write_json(folder / f"{title}.json", scores)
         return scores
 
-    def _evaluate(self, sim: QuantizationSimModel, settings: dict[str, Any]) -> dict[str, float]:
+    def _evaluate(
+        self,
+        sim: QuantizationSimModel,
+        settings: dict[str, Any],
+        base: dict[str, Any] | None = None,
+    ) -> dict[str, float]:
         return evaluate_settings(
-            Switchboard(sim), settings, self._eval_callback, description="Layers"
+            Switchboard(sim), settings, self._eval_callback, base=base, description="Layers"
         )
 
     # -- ranges and distributions ------------------------------------------------------------------

@@ -46,6 +46,7 @@ def answer(message: tuple[Any, ...], state: dict[str, Any]) -> Any:
         return start(*arguments)
     if verb == "load":
         import benchmarks.accuracy_subjects
+        import benchmarks.analysis_subjects
         import benchmarks.compression_subjects
         import benchmarks.mixed_precision_subjects
         import benchmarks.model_subjects
