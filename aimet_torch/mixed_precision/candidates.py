@@ -11,6 +11,7 @@ from aimet_torch.analysis.switching import Setting, Switchboard
 from aimet_torch.graph import OpNode
 from aimet_torch.mixed_precision.kernels import describe, is_supported, supported_types
 from aimet_torch.mixed_precision.precision import Candidate, Precision, effective_bits
+from aimet_torch.quantization.affine import GroupedBlockQuantizeDequantize
 from aimet_torch.quantsim import QuantizationSimModel
 
 __all__ = ["Options", "check_candidates", "movable_groups", "options_of_groups", "setting_of"]
@@ -51,7 +52,11 @@ def check_candidates(candidates: Iterable[Any], function: str) -> list[Candidate
 
 
 def movable_groups(board: Switchboard, groups: Iterable[QuantizerGroup]) -> list[QuantizerGroup]:
-    """The groups that may change: without those that hold a frozen quantizer."""
+    """The groups that may change.
+
+    Those that hold a frozen quantizer may not, nor those with blocks whose scales are integers of a
+    grid of their own (LPBQ).
+    """
     return [
         group
         for group in groups
@@ -60,6 +65,8 @@ def movable_groups(board: Switchboard, groups: Iterable[QuantizerGroup]) -> list
 
 
 def _may_change(quantizer: Any) -> bool:
+    if isinstance(quantizer, GroupedBlockQuantizeDequantize):
+        return False
     return not quantizer._range_names or quantizer.is_overwrite_allowed()
 
 

@@ -222,6 +222,17 @@ def test_frozen_ranges_stay(tmp_path) -> None:
     assert torch.equal(quantizer.min, limits)
 
 
+def test_two_level_blocks_keep_their_bits(tmp_path) -> None:
+    from aimet_torch.quantsim.config_utils import set_grouped_blockwise_quantization_for_weights
+
+    sim = make()
+    layers = [sim.model.fc]
+    set_grouped_blockwise_quantization_for_weights(sim, layers, 4, True, 8, 3)
+    search(sim, tmp_path, None, candidates=[W8A16, W8A8])
+    assert sim.model.fc.param_quantizers["weight"].bitwidth == 4
+    assert sim.model.conv1.input_quantizers[0].bitwidth == 8
+
+
 def test_sqnr_needs_no_labels() -> None:
     sim = make()
     evaluate = EvalCallbackFactory([DATA[:8], DATA[8:]]).sqnr(num_samples=16)

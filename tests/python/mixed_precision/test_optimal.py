@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aimet_torch.analysis import Sensitivity, SensitivityRow, Switchboard, find_quantizer_groups
+from aimet_torch.common.defs import QuantizationDataType
 from aimet_torch.mixed_precision import optimize_mixed_precision
 from aimet_torch.mixed_precision.candidates import setting_of
 from aimet_torch.mixed_precision.costs import Costs
@@ -15,7 +16,15 @@ from aimet_torch.mixed_precision.precision import Candidate, Precision
 from aimet_torch.mixed_precision.sites import SiteMap
 from aimet_torch.quantsim import QuantizationSimModel
 from tests.python.mixed_precision.test_configurator import Attention
-from tests.python.mixed_precision.test_greedy import DATA, W4A8, W8A8, W8A16, Counting, make
+from tests.python.mixed_precision.test_greedy import (
+    DATA,
+    W4A8,
+    W8A8,
+    W8A16,
+    Counting,
+    make,
+    search,
+)
 
 CANDIDATES = [W8A16, W8A8, W4A8]
 
@@ -195,3 +204,27 @@ def test_wrong_arguments_are_named() -> None:
         run(allowed_accuracy_drop=0.1)
     with pytest.raises(ValueError, match="must be at least 0, got -1"):
         run(allowed_accuracy_drop=-1, eval_callback=Counting())
+
+
+@pytest.mark.parametrize("target", [38.0, 32.0])
+def test_it_matches_the_search_on_the_budget_of_its_result(tmp_path, target: float) -> None:
+    bits = QuantizationDataType.int
+    candidates = [((a, bits), (w, bits)) for a in (8, 4) for w in (8, 4)]
+    sim = make()
+    counts = (Counting(), Counting())
+    fp32 = 10 * np.log10(float(counts[0].expected.square().sum()) / 1e-12)
+    assert search(sim, tmp_path, fp32 - target, counts=counts, candidates=candidates)
+    board = Switchboard(sim)
+    costs = Costs(board, SiteMap(sim))
+    full = costs.measures({name: Precision(8) for name in board.quantizers})
+    shares = {name: cost / full[name] for name, cost in costs.measures({}).items()}
+    again = make()
+    plan = optimize_mixed_precision(
+        again,
+        [DATA],
+        candidates,
+        bit_ops=min(1.0, shares["bit_ops"] + 1e-9),
+        bytes=min(1.0, shares["bytes"] + 1e-9),
+    )
+    assert Counting()(again.model) >= Counting()(sim.model) - 0.1
+    assert 10 * plan.evaluations <= counts[0].count + counts[1].count
