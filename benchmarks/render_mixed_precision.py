@@ -22,11 +22,12 @@ def markdown(report: dict[str, Any]) -> str:
         " bit-operations | evaluations | seconds of a processor |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for (network, drop), rows in found.items():
+    for (network, drop), rows in sorted(found.items(), key=lambda item: item[0]):
         mean = _means(rows)
         lines.append(
             f"| {network} | {drop:g} | {mean['rival', 'accuracy']:.2f} | "
-            f"{mean['exact', 'accuracy']:.2f} | {100 * mean['exact', 'bit_ops']:.1f} % | "
+            f"{mean['exact', 'accuracy']:.2f} | {100 * mean['rival', 'bit_ops']:.1f} : "
+            f"{100 * mean['exact', 'bit_ops']:.1f} % | "
             f"{mean['rival', 'evaluations']:.0f} : {mean['exact', 'evaluations']:.0f} | "
             f"{mean['rival', 'cpu_seconds']:.1f} : {mean['exact', 'cpu_seconds']:.1f} |"
         )

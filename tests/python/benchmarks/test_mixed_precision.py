@@ -43,7 +43,7 @@ def test_the_summary_says_how_often_the_exact_choice_is_as_good() -> None:
     better = {**ROW, "rival": rival}
     worse = {**better, "drop": 2.0, "rival": {**rival, "accuracy": 91.0}}
     text = render_mixed_precision.markdown({"rows": [better, worse]})
-    assert "| cnn | 1 | 90.00 | 90.50 | 50.0 % |" in text
+    assert "| cnn | 1 | 90.00 | 90.50 | 50.0 : 50.0 % |" in text
     assert "1 of 2" in text
 
 
