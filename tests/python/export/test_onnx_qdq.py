@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from aimet_torch.export import activation_edges, onnx_qdq
 from aimet_torch.graph import bind_inputs
 from aimet_torch.quantsim import QuantizationSimModel
-from tests.python.export.agreement import run
+from tests.python.export.agreement import output_steps, run
+from tests.python.export.side_by_side import behind, simulated_side_by_side
 from tests.python.export.test_onnx_encodings import calibrated
 from tests.python.models import FIXTURES, call_model
 
@@ -81,26 +82,29 @@ def simulate(build, shapes, **options):
     return calibrated(model, *inputs, **options), inputs
 
 
-#: Layers with constants, which can be stored as integers.
-WITH_CONSTANTS = [
-    *("conv", "conv1d", "conv3d", "depthwise", "conv_transpose", "grouped_transpose"),
-    *("linear", "linear_3d", "linear_3d_relu", "conv_relu6", "mul_scalar", "rsub_scalar"),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "prequantize"),
-    [*((name, False) for name in SINGLE_LAYERS), *((name, True) for name in WITH_CONSTANTS)],
-)
-def test_single_layers_are_bit_equal(name, prequantize, tmp_path):
-    sim, inputs = simulate(*SINGLE_LAYERS[name])
-    path = tmp_path / "net.onnx"
-    onnx_qdq.export(sim, inputs, path, prequantize_constants=prequantize)
+def exported_side_by_side(layers, folder, **options):
+    """The file, and what the simulation and ONNX Runtime compute for each layer."""
+    sim, inputs = simulated_side_by_side(layers)
+    path = folder / "net.onnx"
+    onnx_qdq.export(sim, inputs, path, **options)
     onnx.checker.check_model(onnx.load(path), full_check=True)
-    with torch.no_grad():
-        expected = sim.model(*inputs).numpy()
-    np.testing.assert_array_equal(run(path, *inputs)[0], expected)
     assert activation_edges(path)[0] == []
+    with torch.no_grad():
+        expected = [output.numpy() for output in sim.model(*inputs)]
+    return path, dict(zip(layers, zip(expected, run(path, *inputs), strict=True), strict=True))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["floats", "integers"])
+def single_layers(request, tmp_path_factory):
+    """Of weights stored as floats, and as integers."""
+    folder = tmp_path_factory.mktemp("single_layers")
+    return exported_side_by_side(SINGLE_LAYERS, folder, prequantize_constants=request.param)
+
+
+@pytest.mark.parametrize("name", SINGLE_LAYERS)
+def test_single_layers_are_bit_equal(name, single_layers):
+    expected, result = single_layers[1][name]
+    np.testing.assert_array_equal(result, expected)
 
 
 # Sums in another order (pooling) or other approximations (exp, erf, 1/sqrt): one step at a
@@ -120,18 +124,11 @@ NEAR_LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", NEAR_LAYERS)
-def test_other_layers_are_within_one_step(name, tmp_path):
-    sim, inputs = simulate(*NEAR_LAYERS[name])
-    path = tmp_path / "net.onnx"
-    onnx_qdq.export(sim, inputs, path)
-    with torch.no_grad():
-        expected = sim.model(*inputs).numpy()
-    result = run(path, *inputs)[0]
-    differing = steps(expected, result, smallest_output_step(sim))
-    assert differing <= 1.01
-    assert (result == expected).mean() >= 0.98
-    assert activation_edges(path)[0] == []
+def test_other_layers_are_within_one_step(tmp_path):
+    path, layers = exported_side_by_side(NEAR_LAYERS, tmp_path)
+    for (name, (expected, result)), step in zip(layers.items(), output_steps(path), strict=True):
+        assert steps(expected, result, step) <= 1.01, name
+        assert (result == expected).mean() >= 0.98, name
 
 
 def smallest_output_step(sim):
@@ -201,12 +198,15 @@ def producers(path):
 @pytest.mark.parametrize(
     "name", ["conv", "conv_transpose", "grouped_transpose", "linear", "linear_3d"]
 )
-def test_bias_scale_is_exactly_input_times_weight(name, tmp_path):
-    sim, inputs = simulate(*SINGLE_LAYERS[name])
-    path = tmp_path / "net.onnx"
-    onnx_qdq.export(sim, inputs, path)
+def test_bias_scale_is_exactly_input_times_weight(name, single_layers):
+    path, _ = single_layers
     values, nodes = initializers(path), producers(path)
-    layer = next(n for n in nodes.values() if n.op_type in ("Conv", "ConvTranspose", "Gemm"))
+    names = behind(path)[list(SINGLE_LAYERS).index(name)]
+    (layer,) = (
+        node
+        for tensor, node in nodes.items()
+        if tensor in names and node.op_type in ("Conv", "ConvTranspose", "Gemm")
+    )
     source, weight, bias = (nodes[tensor] for tensor in layer.input)
     assert bias.op_type == "DequantizeLinear"
     assert values[bias.input[0]].dtype == np.int32

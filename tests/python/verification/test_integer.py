@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import nn
 import aimet_torch
 from aimet_torch.export import onnx_qdq
 from aimet_torch.quantsim import QuantizationSimModel
+from tests.python.export.side_by_side import behind, simulated_side_by_side
 from tests.python.export.test_onnx_qdq import NEAR_LAYERS, SINGLE_LAYERS
 from tests.python.verification.networks import exported
 from tests.reference import requantization as reference
@@ -46,48 +46,19 @@ IN_TABLES = {"hardswish"}
 MOVING = {"max_pool"}
 
 
-class Together(nn.Module):
-    """Layers side by side, each with inputs of its own: one export tells of all."""
-
-    def __init__(self, layers, counts):
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.counts = counts
-
-    def forward(self, *inputs):
-        inputs = iter(inputs)
-        return tuple(
-            layer(*itertools.islice(inputs, count))
-            for layer, count in zip(self.layers, self.counts, strict=True)
-        )
-
-
 @pytest.fixture(scope="module")
 def side_by_side(tmp_path_factory):
     """The rows and the output of each layer of `INTEGER`."""
-    layers, inputs, counts = [], [], []
-    for name in INTEGER:
-        build, shapes = {**SINGLE_LAYERS, **NEAR_LAYERS}[name]
-        torch.manual_seed(0)
-        layers.append(nn.Sequential(build()) if len(shapes) == 1 else build())
-        inputs += [torch.randn(shape) for shape in shapes]
-        counts.append(len(shapes))
     path = tmp_path_factory.mktemp("integer") / "net.onnx"
-    sim = QuantizationSimModel(Together(layers, counts).eval(), tuple(inputs))
-    sim.compute_encodings(lambda m: m(*inputs))
-    onnx_qdq.export(sim, tuple(inputs), path)
-    result = predicted(sim, path, tuple(inputs))
+    layers = {**SINGLE_LAYERS, **NEAR_LAYERS}
+    sim, inputs = simulated_side_by_side({name: layers[name] for name in INTEGER})
+    onnx_qdq.export(sim, inputs, path)
+    result = predicted(sim, path, inputs)
     assert not result.overflows
-    producers = {o: node for node in onnx.load(path).graph.node for o in node.output}
-    found = {}
-    for name, output in zip(INTEGER, result.outputs, strict=True):
-        above, open_names = set(), [output.name]
-        while open_names:
-            tensor = open_names.pop()
-            above.add(tensor)
-            open_names += producers[tensor].input if tensor in producers else ()
-        rows = [row for row in result.rows if f"{row.tensor}_quantized" in above]
-        found[name] = (rows, output)
+    found = {
+        name: ([row for row in result.rows if f"{row.tensor}_quantized" in names], output)
+        for name, output, names in zip(INTEGER, result.outputs, behind(path), strict=True)
+    }
     assert sum(len(rows) for rows, _ in found.values()) == len(result.rows)
     return found
 
