@@ -84,6 +84,7 @@ accuracy: $(STAMPS)/build $(STAMPS)/assets
 	$(BIN)/python -m benchmarks.accuracy --output build/accuracy.json
 	$(BIN)/python -m benchmarks.rounding --output build/rounding.json
 	$(BIN)/python -m benchmarks.qat --output build/qat.json
+	$(BIN)/python -m benchmarks.mixed_precision --output build/mixed_precision.json
 
 lint: $(STAMPS)/build
 	$(BIN)/python -m ruff check .

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from aimet_torch.analysis import Sensitivity, SensitivityRow, Switchboard, find_quantizer_groups
-from aimet_torch.common.defs import QuantizationDataType
 from aimet_torch.mixed_precision import optimize_mixed_precision
 from aimet_torch.mixed_precision.candidates import setting_of
 from aimet_torch.mixed_precision.costs import Costs
@@ -18,6 +17,7 @@ from aimet_torch.quantsim import QuantizationSimModel
 from tests.python.mixed_precision.test_configurator import Attention
 from tests.python.mixed_precision.test_greedy import (
     DATA,
+    INT,
     W4A8,
     W8A8,
     W8A16,
@@ -208,8 +208,7 @@ def test_wrong_arguments_are_named() -> None:
 
 @pytest.mark.parametrize("target", [38.0, 32.0])
 def test_it_matches_the_search_on_the_budget_of_its_result(tmp_path, target: float) -> None:
-    bits = QuantizationDataType.int
-    candidates = [((a, bits), (w, bits)) for a in (8, 4) for w in (8, 4)]
+    candidates = [((a, INT), (w, INT)) for a in (8, 4) for w in (8, 4)]
     sim = make()
     counts = (Counting(), Counting())
     fp32 = 10 * np.log10(float(counts[0].expected.square().sum()) / 1e-12)
@@ -228,3 +227,17 @@ def test_it_matches_the_search_on_the_budget_of_its_result(tmp_path, target: flo
     )
     assert Counting()(again.model) >= Counting()(sim.model) - 0.1
     assert 10 * plan.evaluations <= counts[0].count + counts[1].count
+
+
+def test_onnx_runtime_computes_what_the_mixed_simulation_does(tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    import aimet_torch
+    from aimet_torch.onnx import export
+
+    sim = make()
+    candidates = [((a, INT), (w, INT)) for a in (16, 8) for w in (8, 4)]
+    optimize_mixed_precision(sim, [DATA], candidates, bit_ops=0.45, bytes=0.8)
+    assert {quantizer.bitwidth for quantizer in sim.quantizers()} == {4, 8, 16}
+    export(sim, (DATA,), str(tmp_path / "mixed.onnx"))
+    result = aimet_torch.verify(sim, str(tmp_path / "mixed.onnx"), [DATA])
+    assert "all 6 operators are equal" in str(result)
