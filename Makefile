@@ -106,7 +106,7 @@ $(STAMPS)/environment: .ci/setup_environment.py
 
 $(STAMPS)/build: $(STAMPS)/environment pyproject.toml $(CXX_SOURCES)
 	@echo "building the C++ library and installing what tests and demo need (some minutes, once)"
-	@$(BIN)/python -m pip install --quiet --no-build-isolation -c $(VENV)/constraints.txt -e '.[dev,examples,viz]'
+	@$(BIN)/python -m pip install --quiet --no-build-isolation -c $(VENV)/constraints.txt -e '.[dev,docs,examples,viz]'
 	@$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt onnxruntime-qnn || echo "no emulator of the HTP for this system: its tests are skipped"
 	@touch $@
 
