@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks import (
     render_accuracy,
+    render_exports,
     render_fidelity,
     render_mixed_precision,
     render_qat,
@@ -213,6 +214,10 @@ def main() -> None:
         found = json.loads(render_mixed_precision.RESULTS.read_text())
         bits, page = render_mixed_precision.markdown(found), render_mixed_precision.PAGE
         page.write_text(render_mixed_precision.TABLE.sub(lambda _: bits, page.read_text()))
+    if render_exports.RESULTS.exists():
+        found, page = json.loads(render_exports.RESULTS.read_text()), render_exports.PAGE
+        networks = render_exports.markdown(found)
+        page.write_text(render_exports.TABLE.sub(lambda _: networks, page.read_text()))
     README.write_text(text)
 
 
