@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,8 +22,7 @@ __all__ = ["DATA_OPTIONS", "Batches", "ImageSettings", "load_batches"]
 
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
-#: Options of every command that reads data.
-DATA_OPTIONS = (
+_DATA_OPTIONS = (
     Option(
         "data",
         "inputs without labels: a folder of images, a .npy or .npz file, or "
@@ -50,6 +50,8 @@ DATA_OPTIONS = (
         is_list=True,
     ),
 )
+#: Options of every command that reads data.
+DATA_OPTIONS = tuple(dataclasses.replace(option, group="data") for option in _DATA_OPTIONS)
 
 
 @dataclass(frozen=True)

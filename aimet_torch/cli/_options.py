@@ -40,6 +40,7 @@ class Option:
         is_list: Whether it takes several values.
         is_positional: Whether it has no dashes.
         is_required: Whether there must be one, from command line or recipe.
+        group: Heading under which the help shows it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Option:
     is_list: bool = False
     is_positional: bool = False
     is_required: bool = False
+    group: str = "options"
 
     @property
     def flag(self) -> str:
@@ -82,8 +84,11 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
+    groups: dict[str, Any] = {"options": parser}
     for option in options:
-        _add(parser, option)
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        _add(groups[option.group], option)
     if has_recipe:
         parser.add_argument(
             "--recipe",
@@ -96,7 +101,8 @@ def add_command(
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, option: Option) -> None:
+def _add(parser: Any, option: Option) -> None:
+    """Add an option to a parser or to a group of it."""
     text = option.help.replace("%", "%%")
     if option.default is not None:
         shown = " ".join(map(str, option.default)) if option.is_list else option.default

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aimet_torch.cli._codes import OK
+from aimet_torch.cli._exports import EXPORT_OPTIONS, Settings
 from aimet_torch.cli._options import Option, add_command, resolve
 from aimet_torch.cli._session import Run, load_simulation, print_json, say
 
@@ -26,17 +27,15 @@ OPTIONS = (
     Option(
         "formats",
         "encodings: ONNX and an encodings file; qdq: ONNX with QuantizeLinear; torchscript, pt2: "
-        "with quantizers; compiled: AOTInductor",
+        "with quantizers; torchscript_encodings: in FP32, and an encodings file; compiled: "
+        "AOTInductor",
         choices=_FORMATS,
+        metavar="FORMAT",
         is_list=True,
         is_required=True,
     ),
     Option("to", "path of the file, for a single format", metavar="FILE"),
-    Option(
-        "encoding_version",
-        "of encodings files",
-        choices=("0.6.1", "1.0.0", "2.0.0", "2.1.0"),
-    ),
+    *EXPORT_OPTIONS,
     Option(
         "example",
         "example input instead of that of the run: a shape such as 1x3x224x224, or "
@@ -77,7 +76,7 @@ def _run(namespace: argparse.Namespace) -> int:
             say(f"exporting: {name}")
             to = None if options.to is None else Path(options.to)
             files = _exports.write_format(
-                name, content["sim"], example, folder, to, options.encoding_version
+                name, content["sim"], example, folder, to, Settings.of(options)
             )
             for file in files:
                 what = _exports.FORMATS[name][1]

@@ -9,6 +9,7 @@ from typing import Any
 
 from aimet_torch.cli._codes import NO, OK
 from aimet_torch.cli._data import DATA_OPTIONS
+from aimet_torch.cli._exports import EXPORT_OPTIONS, Settings
 from aimet_torch.cli._options import Option, add_command, resolve, write_recipe
 from aimet_torch.cli._session import RECIPE, SIMULATION, Run, print_json, save_simulation, say
 
@@ -61,16 +62,14 @@ OPTIONS = (
     Option("exclude", "layers that stay in floating point, by name", metavar="LAYER", is_list=True),
     Option(
         "formats",
-        "what is exported; none of them: --formats simulation",
+        f"what is exported: {', '.join(_FORMATS)}; nothing of that: simulation",
         ("encodings",),
         choices=("simulation", *_FORMATS),
+        metavar="FORMAT",
         is_list=True,
+        group="export",
     ),
-    Option(
-        "encoding_version",
-        "of encodings files",
-        choices=("0.6.1", "1.0.0", "2.0.0", "2.1.0"),
-    ),
+    *EXPORT_OPTIONS,
     Option(
         "example",
         "example input, if the data has none: a shape such as 1x3x224x224, or "
@@ -163,7 +162,7 @@ def _quantize(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         if format_name in _exports.FORMATS:
             say(f"exporting: {format_name}")
             files = _exports.write_format(
-                format_name, sim, job.example, run.folder, None, options.encoding_version
+                format_name, sim, job.example, run.folder, None, Settings.of(options)
             )
             for file in files:
                 what = _exports.FORMATS[format_name][1]

@@ -94,7 +94,8 @@ def _verify(options: argparse.Namespace, content: dict[str, Any], folder: Path) 
         if path is None:
             say("exporting: qdq")
             example = content["example"]
-            path = _exports.write_format("qdq", sim, example, Path(temporary), None, None)[0]
+            settings = _exports.Settings()
+            path = _exports.write_format("qdq", sim, example, Path(temporary), None, settings)[0]
         return verify(
             sim,
             path,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -47,13 +48,18 @@ def test_quantize_export_verify(aimet, workplace: Path) -> None:
     x = torch.from_numpy(np.load("x.npy")).float()
     assert content["sim"].model(x).shape == (20, 10)
 
-    code, out, _ = aimet("export", "out", "--formats", "qdq", "torchscript", "pt2")
+    code, out, _ = aimet(
+        "export", "out", "--formats", "qdq", "torchscript", "pt2", "--dynamic-batch"
+    )
     assert code == 0
     assert [Path(line.split()[0]).name for line in out.splitlines()] == [
         *("model_qdq.onnx", "model.torchscript.pt", "model.pt2"),
     ]
     scripted = torch.jit.load("out/model.torchscript.pt")(x[:1])
     assert torch.equal(scripted, content["sim"].model(x[:1]))
+
+    session = onnxruntime.InferenceSession("out/model_qdq.onnx")
+    assert session.run(None, {"x": x.numpy()})[0].shape == (20, 10)
 
     code, out, err = aimet("verify", "out", "--samples", 3, "--json")
     result = json.loads(out)
