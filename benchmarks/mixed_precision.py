@@ -10,7 +10,8 @@ give the sensitivity. Both choices are applied to our simulation and measured on
 images; the rival's figure in its own simulation stands beside it. Our own greedy search runs the
 same code as the rival's. ``exact_for_drop`` is given the allowed drop instead of a budget.
 
-Rows that FILE has are not measured again.
+MobileNetV2 (`benchmarks.mixed_precision_mobilenet`) beside our own run of that search. Rows that
+FILE has are not measured again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from aimet_torch.mixed_precision import optimize_mixed_precision
 from aimet_torch.mixed_precision.apply import apply_choice
 from aimet_torch.mixed_precision.costs import Costs
 from aimet_torch.mixed_precision.sites import SiteMap
-from benchmarks import environment, fashion_mnist, rounding_jobs
+from benchmarks import environment, fashion_mnist, mixed_precision_mobilenet, rounding_jobs
 from benchmarks.mixed_precision_subjects import (
     CANDIDATES,
     Counted,
@@ -195,9 +196,11 @@ def main() -> None:
     arguments = parser.parse_args()
     threads = torch.get_num_threads()
     report: dict[str, Any] = {"environment": environment.describe(threads), "rows": []}
+    report["mobilenet_v2"] = []
     if arguments.output.exists():
         before = json.loads(arguments.output.read_text())
         report["rows"] = before["rows"]
+        report["mobilenet_v2"] = before.get("mobilenet_v2", [])
         report["environment"] |= {k: v for k, v in before["environment"].items() if k == "rival"}
     known = {(row["network"], row["seed"], row["drop"]) for row in report["rows"]}
     jobs = [
@@ -205,7 +208,7 @@ def main() -> None:
         for network in NETWORKS
         for drop in DROPS[network]
         for seed in range(arguments.seeds)
-        if (network, seed, drop) not in known and (network in (arguments.words or NETWORKS))
+        if (network, seed, drop) not in known and network in (arguments.words or NETWORKS)
     ]
     rival: Rival | None = None
     if jobs and not arguments.no_rival:
@@ -222,6 +225,12 @@ def main() -> None:
     finally:
         if rival is not None:
             rival.close()
+    if not arguments.words or "mobilenet_v2" in arguments.words:
+        rows = report["mobilenet_v2"]
+        for allowed in mixed_precision_mobilenet.DROPS:
+            if all(row["drop_db"] != allowed for row in rows):
+                rows.append(mixed_precision_mobilenet.measure(allowed))
+                write_json(arguments.output, report)
     print(table(report["rows"]))
 
 

@@ -38,7 +38,27 @@ def markdown(report: dict[str, Any]) -> str:
         f"\nAt least as good in {good} of {len(rows)} searches; on average "
         f"{gain / max(len(rows), 1):+.2f} points."
     )
+    if report.get("mobilenet_v2"):
+        lines += ["", *_mobilenet(report["mobilenet_v2"])]
     return "\n".join(lines) + "\n"
+
+
+def _mobilenet(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| MobileNetV2, candidates W8A16 to W4A8 | AIMET's search, run by this project |"
+        " exact choice | bit-operations | evaluations | seconds of a processor |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        search, exact = row["search"], row["exact"]
+        found = [f"{c['agreement']:.1f} %, {c['sqnr_db']:.1f} dB" for c in (search, exact)]
+        lines.append(
+            f"| {30 - row['drop_db']:g} dB wanted: agreement with FP32, SQNR | {found[0]} | "
+            f"{found[1]} | {100 * search['bit_ops']:.1f} : {100 * exact['bit_ops']:.1f} % | "
+            f"{search['evaluations']} : {exact['evaluations']} | "
+            f"{search['cpu_seconds']:.0f} : {exact['cpu_seconds']:.0f} |"
+        )
+    return lines
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[tuple[str, str], float]:

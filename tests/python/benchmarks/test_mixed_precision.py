@@ -47,6 +47,14 @@ def test_the_summary_says_how_often_the_exact_choice_is_as_good() -> None:
     assert "1 of 2" in text
 
 
+def test_mobilenet_has_a_table_of_its_own() -> None:
+    found = {**ROW["exact"], "agreement": 83.3, "sqnr_db": 14.9}
+    row = {"drop_db": 16.0, "search": {**found, "evaluations": 170}, "exact": found}
+    text = render_mixed_precision.markdown({"rows": [], "mobilenet_v2": [row]})
+    assert "| 14 dB wanted: agreement with FP32, SQNR | 83.3 %, 14.9 dB |" in text
+    assert "| 170 : 0 |" in text
+
+
 @pytest.mark.parametrize("network", mixed_precision.NETWORKS)
 def test_names_are_those_of_both_libraries(network: str) -> None:
     # A functional operation would have a name of its own in each.
