@@ -22,9 +22,14 @@ CALIBRATION_IMAGES = 1024
 SEARCH_IMAGES, SEARCH_SIZE = 500, 64
 
 
+def is_trained(name: str) -> bool:
+    """Whether it is one of the networks that were trained on Fashion-MNIST."""
+    return name in {**fashion_mnist.NETWORKS, **fashion_mnist.LARGER_NETWORKS}
+
+
 def make_network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     """A network in evaluation mode, and the shape of its input."""
-    if name in fashion_mnist.NETWORKS:
+    if is_trained(name):
         return fashion_mnist.trained(name), (1, 1, 28, 28)
     return network(name), (1, 3, SEARCH_SIZE, SEARCH_SIZE)
 
@@ -38,7 +43,7 @@ class Compression:
     """One compression; runs once, the clock around it is the caller's.
 
     Args:
-        network: name in `fashion_mnist.NETWORKS`, or of a torchvision network.
+        network: name in `benchmarks.fashion_mnist`, or of a torchvision network.
         scheme: "spatial_svd", "weight_svd" or "channel_pruning".
         ratio: of the whole model's multiply-accumulates; with `uniform`, of every layer.
         selection: "greedy", "exact" (not in aimet-torch), or "uniform".
@@ -58,7 +63,7 @@ class Compression:
         seed: int,
     ) -> None:
         self.model, self._shape = make_network(network)
-        self._is_classifier = network in fashion_mnist.NETWORKS
+        self._is_classifier = is_trained(network)
         self._scheme, self._ratio, self._selection = scheme, ratio, selection
         self._data, self._seed, self._images = data, seed, images
         self._result: tuple[nn.Module, Any] | None = None

@@ -15,7 +15,7 @@ ENVIRONMENT = ROOT / ".cache" / "rivals" / "aimet_torch_2_42"
 TORCH = ("torch==2.13.0", "numpy")
 IMPORTED = (
     *("bokeh>=3.3,<=3.6.3", "jsonschema", "ml_dtypes", "onnx", "onnxscript"),
-    *("psutil", "safetensors", "scikit-learn", "scipy", "tqdm"),
+    *("osqp", "psutil", "safetensors", "scikit-learn", "scipy", "tqdm"),
 )
 WITHOUT_DEPENDENCIES = ("aimet-torch==2.42.0", "torchvision==0.28.0")
 

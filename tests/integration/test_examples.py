@@ -33,6 +33,28 @@ def test_training_example(tmp_path: Path) -> None:
     assert session.run(None, {name: np.zeros((1, 1, 28, 28), np.float32)})[0].shape == (1, 10)
 
 
+@pytest.mark.slow
+def test_compression_example(tmp_path: Path) -> None:
+    try:
+        fashion_mnist.fetch()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    example = ROOT / "examples" / "compress.py"
+    assert len(example.read_text().splitlines()) < 80
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    output = run([sys.executable, str(example), "--images", "1024"], tmp_path, environment)
+    rows = re.findall(r"(\S+) +([\d.]+) %, ([\d,]+) MACs, ([\d,]+) bytes, ([\d.]+) ms", output)
+    steps = ["FP32", "spatial_svd", "channel_pruning", "fine-tuned", "W8A8"]
+    assert [row[0] for row in rows] == steps
+    accuracies = [float(row[1]) for row in rows]
+    macs, sizes = ([int(row[i].replace(",", "")) for row in rows] for i in (2, 3))
+    assert accuracies[3] > 55
+    assert macs[1] <= 0.85 * macs[0]
+    assert macs[2] <= 0.5 * macs[0]
+    assert sizes[4] < sizes[3] / 3
+    assert all("<polyline" in p.read_text() for p in tmp_path.glob("*/compression.html"))
+
+
 def test_the_demonstration_finds_what_it_imports(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'examples'}"}
     output = run([sys.executable, "-c", "import demo; print(demo.main)"], tmp_path, environment)

@@ -13,7 +13,8 @@ from benchmarks import fashion_mnist
 
 
 def test_networks_classify_images_of_their_size():
-    for make, _ in fashion_mnist.NETWORKS.values():
+    networks = {**fashion_mnist.NETWORKS, **fashion_mnist.LARGER_NETWORKS}
+    for make, _ in networks.values():
         assert make().eval()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
@@ -32,7 +33,8 @@ def test_another_recipe_trains_anew(monkeypatch):
 
 
 def test_an_unknown_network_is_refused():
-    with pytest.raises(ValueError, match="`name` must be one of cnn, residual, separable, got 'x'"):
+    message = "`name` must be one of cnn, residual, separable, resnet, got 'x'"
+    with pytest.raises(ValueError, match=message):
         fashion_mnist.trained("x")
 
 

@@ -1,0 +1,247 @@
+"""What compression costs in accuracy and saves in time: this project and aimet-torch 2.42.
+
+``python -m benchmarks.compression [--output FILE] [ROW ...]``; ``--list`` names the rows. Four
+kinds, each on networks trained on Fashion-MNIST (a seed chooses the calibration pictures and the
+order of training):
+
+- ``plain/...``: both libraries without fine-tuning, on the same ratios of the layers, and each with
+  its own choice of ratios. Ours again with data.
+- ``tuned/...``: spatial SVD, channel pruning and three epochs, to half the multiply-accumulates.
+- ``shapes/...``: whether MobileNetV2 and ResNets come within 1 % of the ratio that was asked for.
+- ``search/...``: seconds of the whole automatic search for ResNet-18 at 64 x 64 on 500 pictures.
+
+Rows that the output file has are kept, so a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from aimet_torch import defs
+from aimet_torch.common.defs import CompressionScheme, CostMetric
+from aimet_torch.common.tables import text_table, write_json
+from aimet_torch.compress import ModelCompressor
+from aimet_torch.compression import estimate_cost
+from benchmarks import fashion_mnist
+from benchmarks.compression_subjects import SEARCH_IMAGES, compressed_network
+from benchmarks.environment import describe
+from benchmarks.rivals import Rival, RivalUnavailableError
+
+RESULTS = Path(__file__).with_name("results") / "compression.json"
+NETWORKS = ("resnet", "cnn", "separable")
+SEEDS = (0, 1, 2)
+SCHEMES = ("spatial_svd", "weight_svd", "channel_pruning")
+EPOCHS = 3
+RATIOS = (0.5, 0.66, 0.75)
+SHAPES = {"mobilenet_v2": "weight_svd", "resnet18": "spatial_svd", "resnet50": "spatial_svd"}
+
+Row = dict[str, Any]
+
+
+def plain(network: str, scheme: str, selection: str, rival: Rival | None) -> Row:
+    """Accuracy of both libraries right after compressing to half, in percent."""
+    given: Row = {"network": network, "scheme": scheme, "ratio": 0.5, "images": 1000}
+    row: Row = {}
+    theirs = {**given, "selection": selection}
+    if rival is not None:
+        row["rival"] = _outcome(lambda: rival.load(compressed_network.__name__, theirs).results())
+    row["ours"] = _outcome(lambda: compressed_network(**theirs).results())
+    own = {**given, "selection": "uniform" if selection == "uniform" else "exact", "data": True}
+    row["ours_data"] = [
+        _outcome(lambda seed=seed: compressed_network(**own, seed=seed).results()) for seed in SEEDS
+    ]
+    return row
+
+
+def _outcome(compute: Callable[[], Any]) -> Row:
+    try:
+        before, after, ratio = (float(value) for value in compute()[0])
+    except (RivalUnavailableError, RuntimeError, ValueError) as error:
+        return {"error": str(error)[:200]}
+    return {"before": round(before, 2), "after": round(after, 2), "mac_ratio": round(ratio, 4)}
+
+
+def tuned(name: str, seed: int) -> Row:
+    """Spatial SVD, channel pruning and three epochs, to half the multiply-accumulates."""
+    torch.manual_seed(seed)
+    model = fashion_mnist.trained(name)
+    images, labels = fashion_mnist.load("train")
+    data = fashion_mnist.calibration_batches(1024, seed=seed)
+    compressed = half(model, data)
+    row: Row = {
+        "before": round(fashion_mnist.accuracy(model), 2),
+        "compressed": round(fashion_mnist.accuracy(compressed), 2),
+        "mac_ratio": round(_macs(compressed, data[0]) / _macs(model, data[0]), 4),
+    }
+    _train(compressed, images, labels)
+    row["tuned"] = round(fashion_mnist.accuracy(compressed), 2)
+    control = fashion_mnist.trained(name)
+    _train(control, images, labels)
+    row["control"] = round(fashion_mnist.accuracy(control), 2)
+    row["speedup"] = {str(n): speedup(model, compressed, data[0][:n]) for n in (1, 16)}
+    return row
+
+
+def half(model: nn.Module, data: list[torch.Tensor]) -> nn.Module:
+    """Multiples of 8 channels throughout: what kernels are fast with."""
+    kinds = defs.SpatialSvdParameters, defs.ChannelPruningParameters
+    modes = [
+        kind.AutoModeParams(defs.ExactSelectionParameters(ratio, data_loader=data))
+        for kind, ratio in zip(kinds, (0.85, 0.58), strict=True)
+    ]
+    spatial = kinds[0](kinds[0].Mode.auto, modes[0], 8, data)
+    pruning = kinds[1](data, 1024, True, kinds[1].Mode.auto, modes[1], 8, "gram")
+    for scheme, parameters in (("spatial_svd", spatial), ("channel_pruning", pruning)):
+        model, _ = ModelCompressor.compress_model(
+            model,
+            lambda each, *_: fashion_mnist.accuracy(each, 1000),
+            None,
+            (1, 1, 28, 28),
+            CompressionScheme[scheme],
+            CostMetric.mac,
+            parameters,
+        )
+    return model
+
+
+def _macs(model: nn.Module, x: torch.Tensor) -> int:
+    return estimate_cost(model, x[:1]).macs
+
+
+def _train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
+    steps = EPOCHS * -(-len(images) // 128)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
+    model.train()
+    for _ in range(EPOCHS):
+        for batch in torch.randperm(len(images)).split(128):
+            loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    model.eval()
+
+
+def speedup(model: nn.Module, compressed: nn.Module, x: torch.Tensor, rounds: int = 60) -> float:
+    """Median ratio of the times of both in ONNX Runtime with one thread, turn by turn."""
+    import io
+
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    sessions = []
+    for each in (model, compressed):
+        file = io.BytesIO()
+        torch.onnx.export(each, (x,), dynamo=True, verbose=False).save(file)
+        sessions.append(onnxruntime.InferenceSession(file.getvalue(), options))
+    seconds: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for session, times in zip(sessions, seconds, strict=True):
+            start = time.perf_counter()
+            session.run(None, {session.get_inputs()[0].name: x.numpy()})
+            times.append(time.perf_counter() - start)
+    return round(statistics.median(a / b for a, b in zip(*seconds, strict=True)), 2)
+
+
+def shape(name: str, ratio: float) -> Row:
+    """The ratio that a network reaches, of its multiply-accumulates, at 64 x 64."""
+    job = compressed_network(
+        network=name, scheme=SHAPES[name], ratio=ratio, selection="exact", images=64
+    )
+    _, _, reached = (float(value) for value in job.results()[0])
+    return {"asked": ratio, "reached": round(reached, 4)}
+
+
+def search(rival: Rival | None) -> Row:
+    """Seconds of compressing ResNet-18 to half, choice of ratios and all."""
+    given: Row = {
+        "network": "resnet18",
+        "scheme": "spatial_svd",
+        "ratio": 0.5,
+        "images": SEARCH_IMAGES,
+    }
+    row = {
+        f"ours_{selection}": round(compressed_network(**given, selection=selection).seconds(1), 2)
+        for selection in ("exact", "greedy")
+    }
+    if rival is not None:
+        subject = rival.load(compressed_network.__name__, {**given, "selection": "greedy"})
+        row["rival"] = round(subject.seconds(1), 2)
+        row["times_faster"] = round(row["rival"] / row["ours_exact"], 1)
+    return row
+
+
+def rows(rival: Callable[[], Rival | None]) -> dict[str, Callable[[], Row]]:
+    """Every row by its name."""
+    found: dict[str, Callable[[], Row]] = {}
+    for name in NETWORKS:
+        for scheme in SCHEMES:
+            for selection in ("uniform", "greedy"):
+                found[f"plain/{name}/{scheme}/{selection}"] = (
+                    lambda n=name, s=scheme, how=selection: plain(n, s, how, rival())
+                )
+    for name in ("resnet", "cnn"):
+        for seed in SEEDS:
+            found[f"tuned/{name}/{seed}"] = lambda n=name, s=seed: tuned(n, s)
+    for name in SHAPES:
+        for ratio in RATIOS:
+            found[f"shapes/{name}/{ratio}"] = lambda n=name, r=ratio: shape(n, r)
+    found["search/resnet18"] = lambda: search(rival())
+    return found
+
+
+def main() -> None:
+    """Measure what is missing, print it, and write the JSON after every row."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", help="rows, or the beginning of their names")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rivals: list[Rival | None] = []
+
+    def rival() -> Rival | None:
+        if not rivals:
+            try:
+                rivals.append(Rival(options.threads))
+            except RivalUnavailableError as error:
+                print(f"without aimet-torch: {error}")
+                rivals.append(None)
+        return rivals[0]
+
+    jobs = rows(rival)
+    chosen = [n for n in jobs if not options.names or n.startswith(tuple(options.names))]
+    if options.list:
+        print("\n".join(chosen))
+        return
+    document: dict[str, Any] = {"rows": {}}
+    if options.output.exists():
+        document = json.loads(options.output.read_text())
+    for name in chosen:
+        if name not in document["rows"]:
+            start = time.perf_counter()
+            document["rows"][name] = jobs[name]()
+            document["rows"][name]["seconds"] = round(time.perf_counter() - start, 1)
+            document["environment"] = describe(options.threads)
+            write_json(options.output, document)
+        print(name, json.dumps(document["rows"][name]), flush=True)
+    print(text_table(("row", "result"), [(n, json.dumps(document["rows"][n])) for n in chosen]))
+    for found in rivals:
+        if found is not None:
+            found.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Half the multiply-accumulates, then 8 bits: spatial SVD, channel pruning, fine-tuning, W8A8.
+
+``python examples/compress.py`` takes some minutes; ``--images 1024`` works on a part of the data.
+"""
+
+import argparse
+import statistics
+import sys
+import timeit
+from pathlib import Path
+
+import onnxruntime
+import torch
+from aimet_common.defs import CompressionScheme, CostMetric
+
+import aimet_torch
+from aimet_torch import QuantizationSimModel, defs
+from aimet_torch.compress import ModelCompressor
+from aimet_torch.compression import estimate_cost
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from benchmarks import fashion_mnist  # the data and a small residual network
+
+
+def train(model, images, labels, lr, epochs=3):
+    steps = epochs * -(-len(images) // 128)
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+    model.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images)).split(128):
+            loss = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def report(step, model, x, tests, size=None):
+    """Print a step's accuracy and cost; the time is ONNX Runtime's, the median of 20 runs."""
+    network = getattr(model, "model", model)
+    aimet_torch.onnx.export(model, (x,), "step.onnx")
+    session = onnxruntime.InferenceSession("step.onnx")
+    feed = {session.get_inputs()[0].name: x.numpy()}
+    times = timeit.repeat(lambda: session.run(None, feed), number=1, repeat=20)
+    cost = estimate_cost(network, x[:1])
+    accuracy, time = fashion_mnist.accuracy(network, tests), 1e3 * statistics.median(times)
+    print(
+        f"{step:15} {accuracy:.2f} %, {cost.macs:,} MACs, {size or cost.parameter_bytes:,} bytes, {time:.2f} ms"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=60_000, help="of those to train on")
+    count = parser.parse_args().images
+    images, labels = (part[:count] for part in fashion_mnist.load("train"))
+    x, data, tests = images[:16], images[:512].split(64), min(count, 10_000)
+    torch.manual_seed(0)
+    model = train(fashion_mnist.resnet(), images, labels, 4e-3)
+    report("FP32", model, x, tests)
+    auto, exact = defs.SpatialSvdParameters.Mode.auto, defs.ExactSelectionParameters
+    wanted = [defs.SpatialSvdParameters.AutoModeParams(exact(ratio)) for ratio in (0.85, 0.58)]
+    spatial = defs.SpatialSvdParameters(auto, wanted[0], 8, data)
+    pruning = defs.ChannelPruningParameters(data, 512, True, auto, wanted[1], 8)
+    for scheme, parameters in (("spatial_svd", spatial), ("channel_pruning", pruning)):
+        model, _ = ModelCompressor.compress_model(
+            model, lambda m, *_: fashion_mnist.accuracy(m, 1000), None, (1, 1, 28, 28),
+            CompressionScheme[scheme], CostMetric.mac, parameters, visualization_url=scheme,
+        )  # fmt: skip
+        report(scheme, model, x, tests)
+    train(model, images, labels, 1e-3)
+    report("fine-tuned", model, x, tests)
+    sim = QuantizationSimModel(model, x)
+    sim.compute_encodings(data)
+    report("W8A8", sim, x, tests, sim.deployment_report().bytes_after)
+
+
+if __name__ == "__main__":
+    main()
