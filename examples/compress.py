@@ -46,9 +46,8 @@ def report(step, model, x, tests, size=None):
     times = timeit.repeat(lambda: session.run(None, feed), number=1, repeat=20)
     cost = estimate_cost(network, x[:1])
     accuracy, time = fashion_mnist.accuracy(network, tests), 1e3 * statistics.median(times)
-    print(
-        f"{step:15} {accuracy:.2f} %, {cost.macs:,} MACs, {size or cost.parameter_bytes:,} bytes, {time:.2f} ms"
-    )
+    size = f"{size or cost.parameter_bytes:,} bytes"
+    print(f"{step:15} {accuracy:.2f} %, {cost.macs:,} MACs, {size}, {time:.2f} ms")
 
 
 def main():
