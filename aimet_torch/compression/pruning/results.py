@@ -25,8 +25,7 @@ class PrunedGroup:
         readers: Layers that read them.
         units: What stays or goes as one.
         kept: How many of them stay.
-        error: What the others cost: with data the share of the variance that each reader's outputs
-            lose in the original model, else the share of its squared weights; summed over readers.
+        error: What the others cost in the original model, as `GroupOrder.errors` counts it.
     """
 
     name: str
