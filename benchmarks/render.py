@@ -17,6 +17,7 @@ from benchmarks import (
     render_mixed_precision,
     render_qat,
     render_rounding,
+    render_sensitivity,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,6 +208,11 @@ def main() -> None:
         text = render_accuracy.TABLE.sub(lambda _: render_accuracy.markdown(found), text)
         effects = render_accuracy.effects(found)
         REPAIR.write_text(render_accuracy.EFFECTS.sub(lambda _: effects, REPAIR.read_text()))
+    if render_sensitivity.RESULTS.exists():
+        found = json.loads(render_sensitivity.RESULTS.read_text())
+        page = render_sensitivity.PAGE.read_text()
+        table = render_sensitivity.markdown(found)
+        render_sensitivity.PAGE.write_text(render_sensitivity.TABLE.sub(lambda _: table, page))
     if render_fidelity.RESULTS.exists():
         targets = render_fidelity.markdown(json.loads(render_fidelity.RESULTS.read_text()))
         text = render_fidelity.TABLE.sub(lambda _: targets, text)

@@ -112,7 +112,9 @@ struct QuantizationErrorArguments {
   double* partial;  // (tasks, candidates, kSums): e^2, (g e)^2, g e, elements beyond the limits
   double* power;    // (tasks): input^2
 
-  AIMET_HOST_DEVICE std::int64_t chunks_per_row() const { return (row_length + kChunk - 1) / kChunk; }
+  AIMET_HOST_DEVICE std::int64_t chunks_per_row() const {
+    return (row_length + kChunk - 1) / kChunk;
+  }
 };
 
 struct HistogramArguments {

@@ -164,8 +164,9 @@ Pair errors_composite(const at::Tensor& input, const OptionalTensor& grad, at::T
                                   ? change.reshape_symint({input.sym_size(0), -1}).sum(1)
                                   : change.sum();
     const at::Tensor is_inside = (unclamped >= qmin[c]).logical_and(unclamped <= qmax[c]);
+    const at::Tensor clipped = is_inside.logical_not().sum().to(at::kDouble);
     rows.push_back(at::stack({error.to(at::kDouble).square().sum(), change.square().sum(),
-                              by_row.square().sum(), is_inside.logical_not().sum().to(at::kDouble)}));
+                              by_row.square().sum(), clipped}));
     power = affine.input.to(at::kDouble).square().sum();
   }
   return {at::stack(rows), power};
