@@ -53,9 +53,8 @@ def report(step, model, x, tests, size=None):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=60_000, help="of those to train on")
-    count = parser.parse_args().images
-    images, labels = (part[:count] for part in fashion_mnist.load("train"))
-    x, data, tests = images[:16], images[:512].split(64), min(count, 10_000)
+    images, labels = (p[: parser.parse_args().images] for p in fashion_mnist.load("train"))
+    x, data, tests = images[:16], images[:512].split(64), min(len(images), 10_000)
     torch.manual_seed(0)
     model = train(fashion_mnist.resnet(), images, labels, 4e-3)
     report("FP32", model, x, tests)
