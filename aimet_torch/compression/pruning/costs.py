@@ -17,6 +17,8 @@ from aimet_torch.compression.pruning.structure import ChannelGroup, ChannelStruc
 __all__ = ["PruningCosts"]
 
 _CANDIDATES = 48  # numbers of units of a group that are tried
+_CLOSE = 0.005  # of the ratio: near enough
+_TRADES = 4  # rounds of giving some units of one group for those of others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +177,7 @@ class PruningCosts:
                 high = middle
         kept = at(low)
         # What is left of the budget goes to single groups, the largest steps first.
-        return self._fill(kept, ratio, metric, dict.fromkeys(groups))
+        return self._close(kept, ratio, metric, dict.fromkeys(groups))
 
     def by_errors(
         self, ratio: float, metric: CostMetric, errors: Mapping[str, Tensor]
@@ -207,7 +209,31 @@ class PruningCosts:
                 break
             kept[best[1]] = steps[best[1]].pop()[0]
             now -= best[2]
-        return self._fill(kept, ratio, metric, errors)
+        return self._close(kept, ratio, metric, errors)
+
+    def _close(
+        self,
+        kept: dict[str, int],
+        ratio: float,
+        metric: CostMetric,
+        errors: Mapping[str, Tensor | None],
+    ) -> dict[str, int]:
+        """Use up the budget: where no step fits any more, a step of one group for others'."""
+        best = self._fill(dict(kept), ratio, metric, errors)
+        reached = self.ratio(best, metric)
+        for _ in range(_TRADES):
+            start = best
+            for name, group in self.structure.groups.items():
+                for fewer in [c for c in self.candidates(group) if c < start[name]][-3:]:
+                    if reached >= (1 - _CLOSE) * ratio:
+                        return best
+                    trial = self._fill({**start, name: fewer}, ratio, metric, errors, name)
+                    after = self.ratio(trial, metric)
+                    if after > reached:
+                        best, reached = trial, after
+            if best is start:
+                break
+        return best
 
     def _fill(
         self,
@@ -215,9 +241,10 @@ class PruningCosts:
         ratio: float,
         metric: CostMetric,
         errors: Mapping[str, Tensor | None],
+        held: str | None = None,
     ) -> dict[str, int]:
-        """Give units back as long as the cost stays within the ratio."""
-        groups = self.structure.groups
+        """Give units back, not to the group ``held``, while the cost stays within the ratio."""
+        groups = {n: g for n, g in self.structure.groups.items() if n != held}
         candidates = {name: self.candidates(group) for name, group in groups.items()}
         left = ratio - self.ratio(kept, metric)
         while True:

@@ -157,6 +157,18 @@ def test_one_ratio_is_that_of_the_whole_model(ratio, metric):
     assert 0.99 * ratio <= reached <= ratio
 
 
+def test_a_ratio_is_met_where_single_steps_are_large():
+    model = nn.Sequential(
+        nn.Conv2d(3, 10, 3), nn.ReLU(), nn.Conv2d(10, 14, 3), nn.ReLU(), nn.Conv2d(14, 18, 3),
+        nn.ReLU(), nn.Conv2d(18, 4, 1),
+    )  # fmt: skip
+    plan = PruningPlan(model, torch.randn(1, 3, 12, 12))
+    for ratio in (0.3, 0.5, 0.66, 0.75):
+        for allocation in ("uniform", "errors"):
+            reached = plan.costs.ratio(plan.counts(ratio, allocation=allocation), CostMetric.mac)
+            assert 0.98 * ratio <= reached <= ratio
+
+
 def test_costs_of_a_plan_are_those_of_the_model():
     model = architecture("mobilenet_v2")
     plan = PruningPlan(model, torch.randn(1, 3, 64, 64))
