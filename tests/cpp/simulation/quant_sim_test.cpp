@@ -7,7 +7,6 @@
 
 #include <torch/csrc/jit/passes/freeze_module.h>
 #include <torch/csrc/jit/serialization/import.h>
-#include <torch/script.h>
 
 #include <algorithm>
 #include <sstream>
