@@ -22,6 +22,7 @@ from aimet_torch.compression.layers import (
     truncated,
 )
 from aimet_torch.compression.results import CompressedModel, LayerFactorization
+from aimet_torch.compression.tensor_factors import TENSOR_SCHEMES, decompose
 from aimet_torch.graph import trace
 from aimet_torch.ptq.layers import LAYER_TYPES, LayerType, ModuleUses
 from aimet_torch.ptq.layers import replace_modules as _replace_modules
@@ -60,7 +61,8 @@ def factorize(
             all layers. 1 leaves a layer as it is.
         scheme: ``spatial`` (two one-dimensional kernels, AIMET's), ``weight`` (1 x 1 and the
             kernel, AIMET's), ``auto``: for each layer the one of these and their mirror images that
-            loses least at the same cost.
+            loses least at the same cost. ``tucker`` and ``cp`` decompose convolutions into three
+            layers and more; they need tensorly (``pip install aimet-torch[tensor]``) and no data.
         metric: What ``ratios`` compare: multiply-accumulates or weights.
         multiplicity: Ranks are rounded up to multiples of this.
         modules_to_ignore: Layers that keep their shape.
@@ -77,12 +79,19 @@ def factorize(
     Raises:
         TypeError: ``model`` is not a module.
         ValueError: A ratio, name, scheme or number is not valid.
+        ImportError: ``scheme`` needs tensorly, which is not installed.
     """
     op = "factorize"
     if not isinstance(model, nn.Module):
         raise TypeError(f"{op}: `model` must be an nn.Module, got {type(model).__name__}")
-    if scheme not in SCHEMES:
-        raise ValueError(f"{op}: `scheme` must be one of {', '.join(SCHEMES)}, got {scheme!r}")
+    known = (*SCHEMES, *TENSOR_SCHEMES)
+    if scheme not in known:
+        raise ValueError(f"{op}: `scheme` must be one of {', '.join(known)}, got {scheme!r}")
+    if scheme in TENSOR_SCHEMES and data is not None:
+        raise ValueError(
+            f"{op}: `data` cannot be used with `scheme` {scheme!r}, whose factors are those next "
+            "to the weight; leave it out, and fine-tune"
+        )
     if multiplicity < 1:
         raise ValueError(f"{op}: `multiplicity` must be positive, got {multiplicity}")
     wanted = _wanted(op, model, ratios, {id(module) for module in modules_to_ignore})
@@ -92,12 +101,17 @@ def factorize(
     uses = ModuleUses(graph)
     choices: dict[str, list[Choice]] = {}
     rows: dict[str, LayerFactorization] = {}
+    replacements: dict[str, nn.Module] = {}
     for name, ratio in wanted.items():
         layer: Any = work.get_submodule(name)
         kind = type(layer).__name__
         found: list[Choice] | str | None = obstacle(graph, uses, name, layer)
         if found is None and ratio == 1:
             found = "nothing to save at a ratio of 1"
+        if found is None and scheme in TENSOR_SCHEMES:
+            rows[name], made = decompose(name, layer, scheme, ratio, metric, multiplicity)
+            replacements.update({} if made is None else {name: made})
+            continue
         if found is None:
             found = choices_for(layer, scheme, ratio, metric, multiplicity)
         if isinstance(found, str):
@@ -105,7 +119,6 @@ def factorize(
         else:
             choices[name] = found
     walk = None if data is None else FittingWalk(graph, uses, choices, wanted, refit)
-    replacements: dict[str, nn.Module] = {}
     for name, options in choices.items():
         reason = None if walk is None else walk.reason_against(name)
         if walk is None or reason is not None:
