@@ -291,7 +291,11 @@ def test_training_mode_and_gradients_are_kept():
         ({"ratios": 0.0}, ValueError, r"factorize: `ratios` must be in \(0, 1\], got 0.0"),
         ({"ratios": {"0": 1.2}}, ValueError, "got 1.2 for '0'"),
         ({"ratios": {"no": 0.5}}, ValueError, "factorize: `ratios` names 'no', which is no module"),
-        ({"scheme": "svd"}, ValueError, "`scheme` must be one of spatial, weight, auto, tucker, cp, got 'svd'"),
+        (
+            {"scheme": "svd"},
+            ValueError,
+            "`scheme` must be one of spatial, weight, auto, tucker, cp, got 'svd'",
+        ),
         ({"multiplicity": 0}, ValueError, "`multiplicity` must be positive, got 0"),
         ({"data": []}, ValueError, "gave no batch"),
         ({"model": 3}, TypeError, "`model` must be an nn.Module, got int"),
