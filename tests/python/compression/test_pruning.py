@@ -295,3 +295,49 @@ def test_ignored_layers_keep_their_shape():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         prune(residual(), torch.randn(1, 3, 16, 16), options.pop("ratios"), **options)
+
+
+def test_a_pruned_model_can_be_pruned_again_saved_and_loaded(tmp_path):
+    x = torch.randn(2, 3, 16, 16)
+    once = prune(residual(), x, 0.6, data=[x]).model
+    twice = prune(once, x, 0.6, data=[x])
+    assert twice.mac_ratio <= 0.6
+    torch.save(twice.model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(x), twice.model.eval()(x))
+
+
+def test_nothing_to_prune():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    result = prune(model, torch.randn(2, 12), 1.0)
+    assert result.notes == ["no channels can be pruned"]
+    assert result.layers[0].note == "it is an input of the model"
+    with pytest.raises(ValueError, match=r"still has 100\.0% of its multiply-accumulates"):
+        prune(model, torch.randn(2, 12), 0.5)
+
+
+def test_weights_with_nan_keep_their_channels():
+    model = residual()
+    with torch.no_grad():
+        model[3].conv2.weight[0, 0, 0, 0] = torch.nan
+    result = prune(model, torch.randn(2, 3, 16, 16), {"3.conv2": 0.5})
+    assert "holds NaN" in result.left["3.conv2"]
+
+
+class Dead(nn.Module):
+    """Its code computes something that nothing uses, which no graph holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = self.a(x)
+        y + torch.ones(1, 8, 1, 1)
+        return self.b(y)
+
+
+def test_code_that_nothing_uses_is_named():
+    with pytest.raises(RuntimeError, match="code of the model whose result nothing uses"):
+        prune(Dead(), torch.randn(1, 3, 4, 4), 0.5)
