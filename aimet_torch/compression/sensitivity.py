@@ -60,14 +60,31 @@ def measure_sensitivities(
     ranks.sum_([probe.power, probe.own_power, probe.samples])
     count = probe.samples.clamp(min=1)
     has_gradient = probe.power.nan_to_num().amax(1, keepdim=True) > 0
-    table = torch.where(has_gradient, probe.power, probe.own_power) / count
+    own = probe.own_power / count
+    table = torch.where(has_gradient, _smoothed(probe.power / count, own), own)
     # Weights that are fitted in the end lose less than the modules that were measured.
     fitted = torch.full_like(table, torch.nan)
     for row, unit in zip(fitted, units, strict=True):
         errors = [torch.nan if c.error is None else c.error for c in unit.candidates]
         row[: len(errors)] = torch.tensor(errors, dtype=torch.float64)
-    share = (fitted / (probe.own_power / count).clamp(min=1e-30)).clamp(max=1)
+    share = (fitted / own.clamp(min=1e-30)).clamp(max=1)
     return table * torch.where(share.isfinite(), share, 1.0)
+
+
+def _smoothed(power: Tensor, own: Tensor) -> Tensor:
+    """What candidates do to the outputs, with less noise.
+
+    The layer's own error is known nearly without noise; by how much the rest of the model amplifies
+    it is not, but hardly differs between neighbors: so that is averaged over five candidates.
+    """
+    gains = power / own.clamp(min=1e-30)
+    exists = gains.isfinite()
+
+    def averaged(values: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool1d(values[:, None], 5, 1, 2)[:, 0]
+
+    gains = averaged(torch.where(exists, gains, 0.0)) / averaged(exists.double()).clamp(min=1e-30)
+    return torch.where(exists, gains * own, torch.nan)
 
 
 class _Probe:
