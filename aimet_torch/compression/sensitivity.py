@@ -60,14 +60,14 @@ def measure_sensitivities(
     ranks.sum_([probe.power, probe.own_power, probe.samples])
     count = probe.samples.clamp(min=1)
     has_gradient = probe.power.nan_to_num().amax(1, keepdim=True) > 0
-    own = probe.own_power / count
-    table = torch.where(has_gradient, _smoothed(probe.power / count, own), own)
+    of_layer = probe.own_power / count
+    table = torch.where(has_gradient, _smoothed(probe.power / count, of_layer), of_layer)
     # Weights that are fitted in the end lose less than the modules that were measured.
     fitted = torch.full_like(table, torch.nan)
     for row, unit in zip(fitted, units, strict=True):
         errors = [torch.nan if c.error is None else c.error for c in unit.candidates]
         row[: len(errors)] = torch.tensor(errors, dtype=torch.float64)
-    share = (fitted / own.clamp(min=1e-30)).clamp(max=1)
+    share = (fitted / of_layer.clamp(min=1e-30)).clamp(max=1)
     return table * torch.where(share.isfinite(), share, 1.0)
 
 
