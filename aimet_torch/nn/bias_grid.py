@@ -148,7 +148,8 @@ class BiasGrid:
         known = quantizer.facts()
         if known is None:
             return None
-        tensors, facts = known[0], (quantizer.is_initialized(), known[1])
+        is_known = quantizer.is_initialized() and not quantizer.is_calibrating
+        tensors, facts = known[0], (is_known, known[1])
         norm = self.norm
         if norm is None:
             return tensors, facts
@@ -160,8 +161,8 @@ class BiasGrid:
         tensors = [*tensors, *known[0], norm.running_mean, norm.running_var]
         tensors += [tensor for tensor in optional if tensor is not None]
         is_there = tuple(tensor is not None for tensor in optional)
-        is_known = of_weight is not None and of_weight.is_initialized()
-        return tensors, (facts, known[1], is_known, is_there, norm.training, norm.eps)
+        has_steps = of_weight is not None and of_weight.is_initialized()
+        return tensors, (facts, known[1], has_steps, is_there, norm.training, norm.eps)
 
     def has_scale(self) -> bool:
         """Whether `scale` is not None."""
@@ -188,9 +189,12 @@ class BiasGrid:
         """The layer's or the batch norm's bias on the accumulator's grid.
 
         Its gradient is that of the identity. A batch norm in training has other statistics: there
-        its bias stays as it is.
+        its bias stays as it is. So does every bias while the range of the input is being found:
+        a second calibration must not depend on the ranges of the first.
         """
         if self.norm is not None and self.norm.training:
+            return bias
+        if self.input_quantizer is not None and self.input_quantizer.is_calibrating:
             return bias
         scale = self.scale()
         if scale is None:

@@ -198,6 +198,11 @@ class QuantizerBase(nn.Module):
         self._passes_through = passes_through
         return True
 
+    @property
+    def is_calibrating(self) -> bool:
+        """Whether inputs are observed: between `begin_calibration` and its end."""
+        return self._calibrating
+
     def cancel_calibration(self) -> None:
         """Stop observing and forget what was seen."""
         self._calibrating = False
