@@ -6,9 +6,11 @@ import re
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import onnxruntime
 import pytest
+from nbclient import NotebookClient
 
 from benchmarks import fashion_mnist
 from tests.integration.commands import ROOT, run
@@ -59,3 +61,31 @@ def test_the_demonstration_finds_what_it_imports(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'examples'}"}
     output = run([sys.executable, "-c", "import demo; print(demo.main)"], tmp_path, environment)
     assert "function main" in output
+
+
+@pytest.mark.slow
+def test_the_quickstart_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        fashion_mnist.fetch()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
+    client.execute()
+    printed = "".join(o.text for o in cells[-1].outputs if o.output_type == "stream")
+    rows = dict(re.findall(r"^(.*): ([\d.]+) %$", printed, re.MULTILINE))
+    values = {name: float(value) for name, value in rows.items()}
+    assert values["FP32"] > 60
+    assert values["W4A8, mended"] > max(values["W4A8"], values["FP32"] - 5)
+    assert abs(values["compressed, W8A8"] - values["compressed"]) < 3
+    whole, compressed = (
+        int(count.replace(",", "")) for count in re.findall(r"([\d,]+) multiply", printed)
+    )
+    assert compressed < 0.6 * whole
+    assert "<svg" in (tmp_path / "analysis.html").read_text()
