@@ -14,7 +14,7 @@ ENVIRONMENT = ROOT / ".cache" / "rivals" / "aimet_torch_2_42"
 # one. These are the packages that its simulation and its techniques import.
 TORCH = ("torch==2.13.0", "numpy")
 IMPORTED = (
-    *("bokeh>=3.3,<=3.6.3", "jsonschema", "ml_dtypes", "onnx", "onnxscript"),
+    *("bokeh>=3.3,<=3.6.3", "hvplot", "jsonschema", "ml_dtypes", "onnx", "onnxscript"),
     *("osqp", "psutil", "safetensors", "scikit-learn", "scipy", "tqdm"),
 )
 WITHOUT_DEPENDENCIES = ("aimet-torch==2.42.0", "torchvision==0.28.0")
