@@ -80,7 +80,7 @@ def fashion(name: str) -> Callable[[int | None], Case]:
 
 def minilm(count: int | None) -> Case:
     """The trained encoder; sequences of words."""
-    case = minilm_encoder(count or 64)
+    case = minilm_encoder(count or 16)  # more words than that there are not
     calibration = list(torch.cat(case.calibration).split(8))
     samples = list(torch.cat(case.samples).split(16))
     return Case(case.model, calibration, calibration[:2], samples)
