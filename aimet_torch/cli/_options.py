@@ -21,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Option", "add_command", "read_recipe", "resolve", "write_recipe"]
+__all__ = ["MODEL_OPTION", "Option", "add_command", "read_recipe", "resolve", "write_recipe"]
 
 _KINDS = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
@@ -60,6 +60,17 @@ class Option:
         if self.is_positional:
             return self.metavar or self.name.upper()
         return "--" + self.name.replace("_", "-")
+
+
+#: The model that a command begins with.
+MODEL_OPTION = Option(
+    "model",
+    "package.module:function of a function that returns the model, or the path of a .pt2 or "
+    "TorchScript file",
+    metavar="MODEL",
+    is_positional=True,
+    is_required=True,
+)
 
 
 def add_command(

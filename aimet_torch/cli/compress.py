@@ -9,7 +9,7 @@ from typing import Any
 
 from aimet_torch.cli._codes import NO, OK
 from aimet_torch.cli._data import DATA_OPTIONS
-from aimet_torch.cli._options import Option, add_command, resolve, write_recipe
+from aimet_torch.cli._options import MODEL_OPTION, Option, add_command, resolve, write_recipe
 from aimet_torch.cli._session import RECIPE, Run, print_json, say
 
 __all__ = ["register"]
@@ -17,14 +17,7 @@ __all__ = ["register"]
 _SCHEMES = ("auto", "spatial", "weight", "prune")
 
 OPTIONS = (
-    Option(
-        "model",
-        "package.module:function of a function that returns the model, or the path of a .pt2 or "
-        "TorchScript file",
-        metavar="MODEL",
-        is_positional=True,
-        is_required=True,
-    ),
+    MODEL_OPTION,
     *DATA_OPTIONS,
     Option("output", "folder of the results", "compressed", metavar="FOLDER"),
     Option(

@@ -10,7 +10,7 @@ from typing import Any
 from aimet_torch.cli._codes import NO, OK
 from aimet_torch.cli._data import DATA_OPTIONS
 from aimet_torch.cli._exports import EXPORT_OPTIONS, Settings
-from aimet_torch.cli._options import Option, add_command, resolve, write_recipe
+from aimet_torch.cli._options import MODEL_OPTION, Option, add_command, resolve, write_recipe
 from aimet_torch.cli._session import RECIPE, SIMULATION, Run, print_json, save_simulation, say
 
 __all__ = ["register"]
@@ -19,14 +19,7 @@ _FORMATS = ("encodings", "qdq", "torchscript", "torchscript_encodings", "pt2", "
 _SCHEMES = ("auto", "min_max", "tf_enhanced", "percentile", "mse")
 
 OPTIONS = (
-    Option(
-        "model",
-        "package.module:function of a function that returns the model, or the path of a .pt2 or "
-        "TorchScript file",
-        metavar="MODEL",
-        is_positional=True,
-        is_required=True,
-    ),
+    MODEL_OPTION,
     *DATA_OPTIONS,
     Option("output", "folder of the results", "quantized", metavar="FOLDER"),
     Option(

@@ -12,7 +12,40 @@ from torch import nn
 from aimet_torch.common import tables
 from aimet_torch.compression.cost import ModelCost
 
-__all__ = ["CompressedModel", "LayerFactorization"]
+__all__ = ["CompressedModel", "LayerFactorization", "SmallerModel"]
+
+
+class SmallerModel:
+    """What all results share that have the costs `before` and `after` and a `to_dict`."""
+
+    before: ModelCost
+    after: ModelCost
+
+    @property
+    def mac_ratio(self) -> float:
+        """Multiply-accumulates of the copy over those of the original."""
+        return self.after.macs / max(self.before.macs, 1)
+
+    @property
+    def memory_ratio(self) -> float:
+        """Parameters of the copy over those of the original."""
+        return self.after.parameters / max(self.before.parameters, 1)
+
+    @property
+    def costs_in_words(self) -> str:
+        """Both costs, before and after, in a line."""
+        return (
+            f"MACs {self.before.macs:,} -> {self.after.macs:,} ({self.mac_ratio:.1%}), parameters "
+            f"{self.before.parameters:,} -> {self.after.parameters:,} ({self.memory_ratio:.1%})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the model as plain lists and dicts, for JSON."""
+        raise NotImplementedError
+
+    def write_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON to ``path`` and return that."""
+        return tables.write_json(path, tables.json_ready(self.to_dict()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +82,7 @@ class LayerFactorization:
 
 
 @dataclasses.dataclass(frozen=True)
-class CompressedModel:
+class CompressedModel(SmallerModel):
     """A smaller model and how it came about. `print` shows it as a table.
 
     Attributes:
@@ -63,16 +96,6 @@ class CompressedModel:
     layers: list[LayerFactorization]
     before: ModelCost
     after: ModelCost
-
-    @property
-    def mac_ratio(self) -> float:
-        """Multiply-accumulates of the copy over those of the original."""
-        return self.after.macs / max(self.before.macs, 1)
-
-    @property
-    def memory_ratio(self) -> float:
-        """Parameters of the copy over those of the original."""
-        return self.after.parameters / max(self.before.parameters, 1)
 
     @property
     def left(self) -> dict[str, str]:
@@ -93,16 +116,9 @@ class CompressedModel:
             "after": self.after.to_dict(),
         }
 
-    def write_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as JSON to ``path`` and return that."""
-        return tables.write_json(path, tables.json_ready(self.to_dict()))
-
     def __str__(self) -> str:
-        head = (
-            f"MACs {self.before.macs:,} -> {self.after.macs:,} ({self.mac_ratio:.1%}), parameters "
-            f"{self.before.parameters:,} -> {self.after.parameters:,} ({self.memory_ratio:.1%})"
-        )
-        return f"{head}\n{tables.text_table(_HEADER, [_cells(row) for row in self.layers])}"
+        table = tables.text_table(_HEADER, [_cells(row) for row in self.layers])
+        return f"{self.costs_in_words}\n{table}"
 
 
 _HEADER = (

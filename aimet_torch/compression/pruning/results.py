@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from aimet_torch.common import tables
 from aimet_torch.compression.cost import ModelCost
+from aimet_torch.compression.results import SmallerModel
 
 __all__ = ["LayerPruning", "PrunedGroup", "PrunedModel"]
 
@@ -67,7 +66,7 @@ class LayerPruning:
 
 
 @dataclasses.dataclass(frozen=True)
-class PrunedModel:
+class PrunedModel(SmallerModel):
     """A model with fewer channels and how it came about. `print` shows it as a table.
 
     Attributes:
@@ -85,16 +84,6 @@ class PrunedModel:
     before: ModelCost
     after: ModelCost
     notes: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def mac_ratio(self) -> float:
-        """Multiply-accumulates of the copy over those of the original."""
-        return self.after.macs / max(self.before.macs, 1)
-
-    @property
-    def memory_ratio(self) -> float:
-        """Parameters of the copy over those of the original."""
-        return self.after.parameters / max(self.before.parameters, 1)
 
     @property
     def left(self) -> dict[str, str]:
@@ -117,17 +106,9 @@ class PrunedModel:
             "notes": self.notes,
         }
 
-    def write_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as JSON to ``path`` and return that."""
-        return tables.write_json(path, tables.json_ready(self.to_dict()))
-
     def __str__(self) -> str:
-        head = (
-            f"MACs {self.before.macs:,} -> {self.after.macs:,} ({self.mac_ratio:.1%}), parameters "
-            f"{self.before.parameters:,} -> {self.after.parameters:,} ({self.memory_ratio:.1%})"
-        )
         table = tables.text_table(_HEADER, [_cells(row) for row in self.layers])
-        return "\n".join([head, table, *self.notes])
+        return "\n".join([self.costs_in_words, table, *self.notes])
 
 
 _HEADER = ("layer", "type", "asked", "inputs", "outputs", "outputs lost: plain", "fitted", "note")
