@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,11 +84,14 @@ Aimet = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def aimet(capsys: pytest.CaptureFixture[str]) -> Aimet:
+def aimet(capsys: pytest.CaptureFixture[str]) -> Iterator[Aimet]:
     """Runs the command line: exit code, standard output, standard error."""
+    # A shell starts what runs in the background with Ctrl-C ignored, and pytest inherits that.
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])
         return code, *capsys.readouterr()
 
-    return run
+    yield run
+    signal.signal(signal.SIGINT, earlier)
