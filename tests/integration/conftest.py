@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.docs import cpp_blocks
 from tests.integration.commands import ROOT, InstalledWheel, run
 
 
@@ -59,6 +60,9 @@ class Examples:
 def examples(installed_wheel: InstalledWheel, tmp_path_factory: pytest.TempPathFactory) -> Examples:
     source = tmp_path_factory.mktemp("examples") / "cpp"
     shutil.copytree(ROOT / "examples" / "cpp", source)
+    (source / "pages.cpp").write_text(cpp_blocks.program())
+    with (source / "CMakeLists.txt").open("a") as file:
+        file.write(cpp_blocks.CMAKE)
     # The commands of examples/cpp/CMakeLists.txt, with ninja and two compilers.
     commands = """
     cmake -S . -B build -G Ninja -DCMAKE_PREFIX_PATH="$(python -m aimet_torch --cmake-prefix-path)"
