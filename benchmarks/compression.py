@@ -10,12 +10,14 @@ order of training):
 - ``shapes/...``: whether MobileNetV2 and ResNets come within 1 % of the ratio that was asked for.
 - ``search/...``: seconds of the whole automatic search for ResNet-18 at 64 x 64 on 500 pictures.
 
-Rows that the output file has are kept, so a run that was stopped goes on where it was.
+Rows that the output file has are kept, so a run that was stopped goes on where it was; ``--again``
+measures ours again and keeps aimet-torch's part of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -47,19 +49,29 @@ SHAPES = {"mobilenet_v2": "weight_svd", "resnet18": "spatial_svd", "resnet50": "
 Row = dict[str, Any]
 
 
-def plain(network: str, scheme: str, selection: str, rival: Rival | None) -> Row:
+def plain(
+    network: str,
+    scheme: str,
+    selection: str,
+    rival: Callable[[], Rival | None],
+    earlier: Row,
+) -> Row:
     """Accuracy of both libraries right after compressing to half, in percent."""
     given: Row = {"network": network, "scheme": scheme, "ratio": 0.5, "images": 1000}
-    row: Row = {}
+    row: Row = {key: earlier[key] for key in ("rival",) if key in earlier}
     theirs = {**given, "selection": selection}
-    if rival is not None:
-        row["rival"] = _outcome(lambda: rival.load(compressed_network.__name__, theirs).results())
-    row["ours"] = _outcome(lambda: compressed_network(**theirs).results())
+    if not row and (found := rival()) is not None:
+        row["rival"] = _outcome(lambda: found.load(compressed_network.__name__, theirs).results())
+    row["ours"] = _outcome(functools.partial(_results, theirs))
     own = {**given, "selection": "uniform" if selection == "uniform" else "exact", "data": True}
     row["ours_data"] = [
-        _outcome(lambda seed=seed: compressed_network(**own, seed=seed).results()) for seed in SEEDS
+        _outcome(functools.partial(_results, {**own, "seed": seed})) for seed in SEEDS
     ]
     return row
+
+
+def _results(given: Row) -> Any:
+    return compressed_network(**given).results()
 
 
 def _outcome(compute: Callable[[], Any]) -> Row:
@@ -182,21 +194,29 @@ def search(rival: Rival | None) -> Row:
     return row
 
 
-def rows(rival: Callable[[], Rival | None]) -> dict[str, Callable[[], Row]]:
-    """Every row by its name."""
+def rows(
+    rival: Callable[[], Rival | None], earlier: dict[str, Row]
+) -> dict[str, Callable[[], Row]]:
+    """Every row by its name.
+
+    Args:
+        rival: starts aimet-torch when it is first needed.
+        earlier: rows of another run, whose parts of aimet-torch are taken over.
+    """
     found: dict[str, Callable[[], Row]] = {}
     for name in NETWORKS:
         for scheme in SCHEMES:
             for selection in ("uniform", "greedy"):
-                found[f"plain/{name}/{scheme}/{selection}"] = (
-                    lambda n=name, s=scheme, how=selection: plain(n, s, how, rival())
+                key = f"plain/{name}/{scheme}/{selection}"
+                found[key] = functools.partial(
+                    plain, name, scheme, selection, rival, earlier.get(key, {})
                 )
     for name in ("resnet", "cnn"):
         for seed in SEEDS:
-            found[f"tuned/{name}/{seed}"] = lambda n=name, s=seed: tuned(n, s)
+            found[f"tuned/{name}/{seed}"] = functools.partial(tuned, name, seed)
     for name in SHAPES:
         for ratio in RATIOS:
-            found[f"shapes/{name}/{ratio}"] = lambda n=name, r=ratio: shape(n, r)
+            found[f"shapes/{name}/{ratio}"] = functools.partial(shape, name, ratio)
     found["search/resnet18"] = lambda: search(rival())
     return found
 
@@ -207,6 +227,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="rows, or the beginning of their names")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--again", action="store_true", help="also rows that the file has")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -221,16 +242,16 @@ def main() -> None:
                 rivals.append(None)
         return rivals[0]
 
-    jobs = rows(rival)
+    document: dict[str, Any] = {"rows": {}}
+    if options.output.exists():
+        document = json.loads(options.output.read_text())
+    jobs = rows(rival, document["rows"])
     chosen = [n for n in jobs if not options.names or n.startswith(tuple(options.names))]
     if options.list:
         print("\n".join(chosen))
         return
-    document: dict[str, Any] = {"rows": {}}
-    if options.output.exists():
-        document = json.loads(options.output.read_text())
     for name in chosen:
-        if name not in document["rows"]:
+        if options.again or name not in document["rows"]:
             start = time.perf_counter()
             document["rows"][name] = jobs[name]()
             document["rows"][name]["seconds"] = round(time.perf_counter() - start, 1)

@@ -29,7 +29,7 @@ def test_the_first_layer_and_depthwise_ones_stay():
 def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
     output, calls = tmp_path / "out.json", []
 
-    def rows(rival):
+    def rows(rival, earlier):
         return {name: lambda name=name: calls.append(name) or {"x": 1} for name in ("a/1", "b/1")}
 
     monkeypatch.setattr(compression, "rows", rows)
@@ -38,11 +38,25 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
         compression.main()
     assert calls == ["a/1", "b/1"]
     assert list(json.loads(output.read_text())["rows"]) == ["a/1", "b/1"]
+    monkeypatch.setattr(sys, "argv", ["x", "--output", str(output), "--again", "b"])
+    compression.main()
+    assert calls == ["a/1", "b/1", "b/1"]
 
 
 def test_rows_are_there_for_everything():
-    names = list(compression.rows(lambda: None))
+    names = list(compression.rows(lambda: None, {}))
     assert len(names) == len(set(names)) == 3 * 3 * 2 + 2 * 3 + 3 * 3 + 1
+
+
+def test_the_rival_is_not_asked_again(monkeypatch):
+    def unwanted():
+        raise AssertionError
+
+    monkeypatch.setattr(compression, "_results", lambda given: [torch.tensor([90.0, 80.0, 0.5])])
+    earlier = {"rival": {"after": 1.0}, "ours": {"after": 2.0}}
+    row = compression.plain("cnn", "spatial_svd", "uniform", unwanted, earlier)
+    assert (row["rival"], row["ours"]["after"]) == ({"after": 1.0}, 80.0)
+    assert len(row["ours_data"]) == len(compression.SEEDS)
 
 
 @pytest.mark.skipif(not fashion_mnist.DATA.exists(), reason="python -m benchmarks.fashion_mnist")
