@@ -90,6 +90,7 @@ class NetworkFacts:
         fp32_score: of the model in floating point, larger is better; None without an evaluation.
         weights_score: with the weights alone quantized.
         activations_score: with the activations alone quantized.
+        output_sqnr_db: of the last layer against floating point; None: not measured.
     """
 
     tensors: Sequence[TensorFacts]
@@ -99,6 +100,7 @@ class NetworkFacts:
     fp32_score: float | None = None
     weights_score: float | None = None
     activations_score: float | None = None
+    output_sqnr_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,10 @@ CALLS: dict[str, str] = {
         "sim = QuantizationSimModel(model, dummy_input)\n"
         "sim.compute_encodings(data_loader)"
     ),
+    "repair": (
+        "from aimet_torch.ptq import quantize_without_labels\n\n"
+        "sim = quantize_without_labels(model, dummy_input, data_loader)  # model: as it was trained"
+    ),
     "round": (
         "from aimet_torch.ptq import round_weights_of_sim\n\n"
         "round_weights_of_sim(sim, data_loader)  # AdaRound, layer by layer\n"
@@ -198,8 +204,8 @@ def advise(facts: NetworkFacts) -> list[Finding]:
             findings.append(_of_tensors(kind, hits, cause, fix))
     if not findings and _is_hurt(facts):
         findings.append(_nothing_stands_out(facts))
-    urgent = ("calibrate", "fold")
-    return sorted(findings, key=lambda f: (f.kind not in urgent, -f.share))
+    order = {"calibrate": 0, "fold": 1, "repair": 2}  # of what changes the rest
+    return sorted(findings, key=lambda f: (order.get(f.kind, len(order)), -f.share))
 
 
 # -- rules about tensors ---------------------------------------------------------------------------
@@ -375,6 +381,18 @@ def _about_the_network(facts: NetworkFacts) -> Iterator[Finding]:
             f"{_some(facts.unfolded_batch_norms)} could be part of the layer before",
             "fold them before the simulation is made: targets do it, and weights and ranges change",
             CALLS["fold"],
+        )
+    weights = [t for t in facts.tensors if _is_weight(t)]
+    is_poor = facts.output_sqnr_db is not None and facts.output_sqnr_db < POOR_SQNR_DB
+    if is_poor and weights and not any(t.is_frozen for t in weights):
+        yield Finding(
+            "repair",
+            (),
+            f"the last layer is left with {facts.output_sqnr_db:.0f} dB, with weights rounded to "
+            "nearest",
+            "repair the whole network without labels: equalize it, round its weights by what their "
+            "layers compute, correct its biases",
+            CALLS["repair"],
         )
 
 

@@ -340,6 +340,7 @@ class _Job:
             sim.settings.scheme.name,
             unfolded(sim),
             [name for name, q in self.board.quantizers.items() if not q.is_initialized()],
+            output_sqnr_db=result.layers[-1].sqnr_db if result.layers else None,
         )
         if result.scores is None:
             return facts

@@ -96,6 +96,17 @@ def test_a_finding_names_all_tensors_and_the_worst_first():
     assert "4 bits" in finding.cause
 
 
+def test_poor_outputs_call_for_the_whole_recipe():
+    loud = changed(WEIGHT, share=0.6, share_left=0.001)
+    assert kinds(loud, output_sqnr_db=12.0) == ["repair", "more_bits"]
+    assert kinds(loud, output_sqnr_db=25.0) == kinds(loud) == ["more_bits"]
+    # Weights with learned rounding are kept; without weights there is nothing to round.
+    assert kinds(changed(loud, is_frozen=True), output_sqnr_db=12.0) == []
+    assert kinds(ACTIVATION, output_sqnr_db=12.0) == []
+    found = kinds(loud, output_sqnr_db=12.0, unfolded_batch_norms=["bn"])
+    assert found == ["fold", "repair", "more_bits"]
+
+
 @pytest.mark.parametrize(("weight", "expected"), [(0.9, "round"), (0.1, "learn_ranges")])
 def test_noise_that_is_everywhere(weight, expected):
     tensors = [
