@@ -388,7 +388,7 @@ def _about_the_network(facts: NetworkFacts) -> Iterator[Finding]:
         yield Finding(
             "repair",
             (),
-            f"the last layer is left with {facts.output_sqnr_db:.0f} dB, with weights rounded to "
+            f"The last layer is left with {facts.output_sqnr_db:.0f} dB, with weights rounded to "
             "nearest",
             "repair the whole network without labels: equalize it, round its weights by what their "
             "layers compute, correct its biases",
