@@ -87,7 +87,8 @@ class AutoModeParams:
 
     Args:
         greedy_select_params: The method and the ratio of the whole model.
-        modules_to_ignore: Layers that keep their shape.
+        modules_to_ignore: Layers that keep their shape. Channel pruning: whose input channels stay;
+            their outputs go where the layers behind them may lose inputs, as in AIMET.
     """
 
     def __init__(
@@ -105,7 +106,8 @@ class WeightSvdAutoModeParams(AutoModeParams):
     Args:
         rank_select_scheme: ``RankSelectScheme.greedy``, the only one; ``select_params`` decides.
         select_params: The method and the ratio of the whole model.
-        modules_to_ignore: Layers that keep their shape.
+        modules_to_ignore: Layers that keep their shape. Channel pruning: whose input channels stay;
+            their outputs go where the layers behind them may lose inputs, as in AIMET.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class PruningScheme:
         dummy_input: What it is traced on and costs are counted for.
         metric: What ratios of the whole model compare.
         multiplicity: Channel counts are rounded up to multiples of this.
-        modules_to_ignore: Layers that keep their shape.
+        modules_to_ignore: Layers whose input channels stay.
         data: Batches that weights are solved for on; None: weights keep their values.
         selection: Which channels stay: ``magnitude``, ``lasso``, ``gram`` or ``auto``.
 
@@ -69,9 +69,7 @@ class PruningScheme:
         self._input = dummy_input
         self._model = model
         self._ignored = list(modules_to_ignore)
-        self._plan = PruningPlan(
-            model, dummy_input, modules_to_ignore=self._ignored, **self._options
-        )
+        self._plan = PruningPlan(model, dummy_input, keep_inputs=self._ignored, **self._options)
         self.left = dict(self._plan.structure.obstacles)
         self.total = self._plan.costs.cost({}, metric)
 
@@ -132,7 +130,7 @@ class PruningScheme:
         if model is not self._model:
             names = {id(module): name for name, module in self._model.named_modules()}
             ignored = [model.get_submodule(names[id(module)]) for module in self._ignored]
-            plan = PruningPlan(model, self._input, modules_to_ignore=ignored, **self._options)
+            plan = PruningPlan(model, self._input, keep_inputs=ignored, **self._options)
         kept = plan.counts_of_layers(ratios) if by_layer else self._counts(ratios)
         result: PrunedModel = plan.apply(kept)
         rows = {row.name: (_detail(row), row.note) for row in result.layers}

@@ -35,7 +35,8 @@ class PruningPlan:
     """What can be pruned of a model, in which order, and what it costs.
 
     Made once, it gives smaller models for any numbers of channels: nothing is traced or measured
-    again. Arguments are those of :func:`prune`.
+    again. Arguments are those of :func:`prune`, and ``keep_inputs``: layers whose input channels
+    stay, while their outputs may go (depthwise ones, which mix no channels, are as others).
 
     Attributes:
         structure: Groups of channels, and why the others stay.
@@ -54,6 +55,7 @@ class PruningPlan:
         reconstruct: bool = True,
         multiplicity: int = 1,
         modules_to_ignore: Iterable[nn.Module] = (),
+        keep_inputs: Iterable[nn.Module] = (),
         forward_fn: Callable[[nn.Module, Any], Any] | None = None,
         num_batches: int | None = None,
     ) -> None:
@@ -65,11 +67,14 @@ class PruningPlan:
         self.model = model
         self.dummy_input = dummy_input
         self.fits = reconstruct and data is not None
-        ignored = {id(module) for module in modules_to_ignore}
         work = copy.deepcopy(model)  # what is traced, so that the user's model stays as it is
-        pairs = zip(model.modules(), work.modules(), strict=True)
+        copies = {
+            id(own): copied for own, copied in zip(model.modules(), work.modules(), strict=True)
+        }
         self.structure = ChannelStructure(
-            trace(work, dummy_input), [copied for own, copied in pairs if id(own) in ignored]
+            trace(work, dummy_input),
+            [copies[id(module)] for module in modules_to_ignore if id(module) in copies],
+            [copies[id(module)] for module in keep_inputs if id(module) in copies],
         )
         self.before = estimate_cost(model, dummy_input)
         self.costs = PruningCosts(self.structure, self.before, multiplicity)

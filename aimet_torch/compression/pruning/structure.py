@@ -55,19 +55,27 @@ class ChannelStructure:
     Args:
         graph: Traced, not rewritten.
         ignored: Modules that keep their shape.
+        keep_inputs: Layers whose input channels stay, and whose outputs may go. Depthwise ones mix
+            no channels: theirs go with those around them.
 
     Attributes:
         groups: By name, in the order of the graph.
         obstacles: Why a layer's input channels stay, by layer.
     """
 
-    def __init__(self, graph: ModelGraph, ignored: Iterable[nn.Module] = ()) -> None:
+    def __init__(
+        self,
+        graph: ModelGraph,
+        ignored: Iterable[nn.Module] = (),
+        keep_inputs: Iterable[nn.Module] = (),
+    ) -> None:
         self.graph = graph
         self.labels = Propagation(graph, propagate)
         self.groups: dict[str, ChannelGroup] = {}
         if not graph.is_one_boundary:
             self.labels.analyze()
             self._fix_layers({id(module) for module in ignored})
+            self._fix_inputs({id(module) for module in keep_inputs})
             self._fix_what_fails()
             self._find_groups()
         self.obstacles = {
@@ -115,6 +123,12 @@ class ChannelStructure:
                 text = f"`{layer.name}`: {reason}"
                 labels.fix(layer.inputs.double(), text)
                 labels.fix(layer.outputs.double(), text)
+
+    def _fix_inputs(self, kept: set[int]) -> None:
+        for layer in self.layers:
+            if id(layer.module) in kept and not (layer.groups > 1 and layer.removes_groups):
+                text = f"`{layer.name}` reads it and is to be ignored"
+                self.labels.fix(layer.inputs.double(), text)
 
     def _fix_what_fails(self) -> None:
         """Take channels away and see whether the network still fits together."""

@@ -134,12 +134,30 @@ def test_a_trainer_sees_the_network_shrink():
 
 def test_ignored_layers_and_multiples():
     model = small()
-    params = auto(ExactSelectionParameters(0.9), [model.conv1])
+    params = auto(ExactSelectionParameters(0.9), [model.conv2])
     compressed, stats = compress(model, "auto", params, multiplicity=4)
-    assert compressed.conv1.weight.shape == model.conv1.weight.shape
+    assert compressed.conv2.in_channels == model.conv2.in_channels
     assert compressed.down.out_channels % 4 == 0
     notes = {row.name: row.note for row in stats.per_layer_stats}
-    assert "to be ignored" in notes["conv1"]
+    assert "`conv2` reads it and is to be ignored" in notes["conv2"]
+
+
+def test_an_ignored_layer_loses_outputs_that_others_need_no_more():
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.Conv2d(16, 16, 3, groups=16),
+        nn.Conv2d(16, 8, 1),
+        nn.Conv2d(8, 4, 1),
+    ).eval()
+    x = images(8)
+    scheme = PruningScheme(model, x, CostMetric.mac, modules_to_ignore=model[:2], data=[x])
+    assert [unit.name for unit in scheme.units([0.5])] == ["0", "2"]
+    smaller = scheme.apply(model, {"0": 0.5}).model
+    assert (smaller[0].out_channels, smaller[1].groups, smaller[2].in_channels) == (8, 8, 8)
+    # One that mixes channels keeps those that it reads.
+    scheme = PruningScheme(model, x, CostMetric.mac, modules_to_ignore=model[2:3], data=[x])
+    assert [unit.name for unit in scheme.units([0.5])] == ["2"]
+    assert "`2` reads it and is to be ignored" in scheme.left["2"]
 
 
 def test_data_choose_channels_that_lose_less():
