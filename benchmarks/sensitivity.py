@@ -107,13 +107,19 @@ def _ranks(values: list[float]) -> Tensor:
     return below + (equal - 1) / 2
 
 
-def measure(case: Case, found: dict[str, list[float]], keep: Callable[[], None]) -> dict[str, Any]:
+def measure(
+    case: Case,
+    found: dict[str, list[float]],
+    keep: Callable[[], None],
+    estimates: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """Compare both ways on one network.
 
     Args:
         case: the network.
         found: error and seconds by quantizer and bits, of an earlier run; grows.
         keep: called whenever ``found`` has grown.
+        estimates: takes the estimate of each quantizer at each number of bits.
     """
     sim = QuantizationSimModel(case.model, case.samples[0][:1])
     sim.compute_encodings(case.calibration)
@@ -144,6 +150,8 @@ def measure(case: Case, found: dict[str, list[float]], keep: Callable[[], None])
     truth = evaluate_settings(board, settings, error, known=known, on_score=note)
     brute = sum(found[label][1] for label in settings)
     rows = {f"{row.name} {row.bitwidth}": row for row in table}
+    if estimates is not None:
+        estimates |= {label: rows[label].loss for label in settings}
     result: dict[str, Any] = {
         "quantizers": len(board.quantizers),
         "evaluations": len(settings),
