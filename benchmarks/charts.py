@@ -73,6 +73,7 @@ class Axis:
         self.is_log = is_log
 
     def __call__(self, value: float) -> float:
+        """Return the place of a value."""
         a, b, x = self.low, self.high, value
         if self.is_log:
             a, b, x = math.log10(a), math.log10(b), math.log10(x)

@@ -12,8 +12,10 @@ from typing import Any
 
 from benchmarks import (
     render_accuracy,
+    render_costs,
     render_exports,
     render_fidelity,
+    render_figures,
     render_mixed_precision,
     render_qat,
     render_rounding,
@@ -193,7 +195,7 @@ def _cell(case: dict[str, Any], role: str) -> str:
 
 
 def main() -> None:
-    """Renew the README's tables and the page of all cases from the committed reports."""
+    """Renew the tables and pictures of the README and of docs from the committed reports."""
     report = json.loads(RESULTS.read_text())
     PAGE.write_text(TABLE.sub(lambda _: markdown(report), PAGE.read_text()))
     text = TABLE.sub(lambda _: summary(report), README.read_text())
@@ -225,6 +227,8 @@ def main() -> None:
         networks = render_exports.markdown(found)
         page.write_text(render_exports.TABLE.sub(lambda _: networks, page.read_text()))
     README.write_text(text)
+    render_figures.main()
+    render_costs.main()
 
 
 if __name__ == "__main__":

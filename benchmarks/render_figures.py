@@ -14,7 +14,6 @@ from benchmarks import charts
 RESULTS = Path(__file__).resolve().parent / "results"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FOLDER = DOCS / "figures"
-COST = re.compile(r"(<!-- cost (\w+) -->\n).*?(\n<!-- /cost -->)", re.DOTALL)
 _MEAN = statistics.mean
 
 
@@ -137,7 +136,7 @@ def _batch_norms() -> str:
         each["network"]: {label: each[key] for key, label in names.items()} for each in row["rows"]
     }
     title = "Fashion-MNIST, W2A2 behind one epoch: top-1 by the statistics of batch norms"
-    return charts.bars(title, groups, " %", (40, 100))
+    return charts.bars(title, groups, " %", (70, 95))
 
 
 def _training() -> str:
@@ -210,7 +209,12 @@ def _formats() -> str:
 
 def _attempts() -> str:
     row = read("effects")["auto_quant"]
-    groups = {a["name"]: {"top-1": a["accuracy"]} for a in row["attempts"] if a["accuracy"]}
+    groups = {}
+    for attempt in row["attempts"]:
+        techniques, _, schemes = attempt["name"].rpartition("; ")
+        label = techniques.replace("folding + ", "") or schemes
+        if attempt["accuracy"] is not None:
+            groups[label] = {"top-1": attempt["accuracy"]}
     low = min(value for values in groups.values() for value in values.values())
     title = "AutoQuant, Fashion-MNIST separable, W4A8: accuracy of each attempt"
     mark = ("FP32", row["fp32_accuracy"])

@@ -1,7 +1,7 @@
 """Which channels of a network to keep: typed functions over the operators of channel selection.
 
 Channels come in units that stay or go as one. A reader is a layer that multiplies them by its
-weights. Formulas: ``docs/compression.md``.
+weights. Formulas: ``docs/pruning.md``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Factorizations are ``spatial`` (a kernel of ``(kh, 1)``, then ``(1, kw)``), ``spatial_horizontal``
 (the other way round), ``weight`` (1 x 1, then the kernel) and ``weight_output`` (the kernel, then
-1 x 1). Formulas: ``docs/compression.md``.
+1 x 1). Formulas: ``docs/low_rank.md``.
 """
 
 from __future__ import annotations

@@ -173,6 +173,7 @@ def _more_data(given: dict[str, Any]) -> None:
 #: What single pages take for granted beyond `names`.
 SETUPS: dict[str, Callable[[dict[str, Any]], None]] = {
     "analysis.md": _with_simulation,
+    "bn_reestimation.md": _with_simulation,
     "mixed_precision.md": _bits,
     "tools.md": _with_simulation,
     "integer.md": _exported,

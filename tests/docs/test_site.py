@@ -9,10 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import blocks
+from benchmarks import render_costs, render_figures
+from tests.docs.blocks import PAGES, blocks
 from tests.integration.commands import ROOT, run
 
 DOCS = ROOT / "docs"
+TECHNIQUES = (
+    "activation_equalization.md",
+    "analysis.md",
+    "auto_quant.md",
+    "bias_correction.md",
+    "bn_reestimation.md",
+    "equalization.md",
+    "low_rank.md",
+    "mixed_precision.md",
+    "pruning.md",
+    "qat.md",
+    "quantizers.md",
+    "ranges.md",
+    "ratio_selection.md",
+    "rounding.md",
+    "verification.md",
+)
 
 
 def test_the_way_of_five_minutes_shows_what_it_says(tmp_path: Path) -> None:
@@ -52,6 +70,32 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     for name in ("QuantizationSimModel", "quantize_without_labels", "ModelCompressor", "verify"):
         assert f">{name}<" in reference
     assert ":func:" not in reference
+    for page in TECHNIQUES:  # formulas are MathML: nothing is left of the source
+        text = (tmp_path / "site" / page.replace(".md", ".html")).read_text()
+        assert "<math" in text
+        assert "arithmatex" not in text
+        assert not re.search(r"\$\$|\\mathbb|\\frac", text)
     # It opens without a network.
     home = (tmp_path / "site" / "index.html").read_text()
     assert not re.search(r"<(script|link)[^>]+(src|href)=\"https?://[^\"]+\.(js|css)", home)
+
+
+def test_pictures_and_costs_are_those_of_the_committed_results() -> None:
+    assert {path.stem for path in render_figures.FOLDER.iterdir()} == set(render_figures.FIGURES)
+    for name, draw in render_figures.FIGURES.items():
+        assert (render_figures.FOLDER / f"{name}.svg").read_text() == draw(), name
+    used = {}
+    for page, path in PAGES.items():
+        assert path.read_text() == render_costs.renewed(path.read_text()), page
+        used |= dict.fromkeys(re.findall(r"\]\(figures/(\w+)\.svg\)", path.read_text()), page)
+    assert set(used) == set(render_figures.FIGURES)
+
+
+@pytest.mark.parametrize("page", TECHNIQUES)
+def test_a_page_of_a_technique_has_all_that_belongs_to_it(page: str) -> None:
+    text = PAGES[page].read_text()
+    assert re.search(r"^## When to use", text, re.MULTILINE)
+    assert re.search(r"^\$\$$", text, re.MULTILINE)  # a formula
+    assert "<!-- cost " in text
+    assert "](figures/" in text
+    assert blocks(page, "python")

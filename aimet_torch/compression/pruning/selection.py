@@ -45,7 +45,7 @@ class GroupOrder:
     Attributes:
         order: Its units, the first to go first, (n,) int64.
         errors: What the first k of them cost, (n + 1,) float64: without data the share of the
-            squared weights, else what `docs/compression.md` explains; summed over the readers.
+            squared weights, else what `docs/pruning.md` explains; summed over the readers.
         quadratic: For the LASSO: the problem in which the units are chosen once their number is
             known.
         norm: Its norms.
