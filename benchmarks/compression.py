@@ -105,15 +105,18 @@ def tuned(name: str, seed: int) -> Row:
 
 def half(model: nn.Module, data: list[torch.Tensor]) -> nn.Module:
     """Multiples of 8 channels throughout: what kernels are fast with."""
-    kinds = defs.SpatialSvdParameters, defs.ChannelPruningParameters
-    modes = [
-        kind.AutoModeParams(defs.ExactSelectionParameters(ratio, data_loader=data))
-        for kind, ratio in zip(kinds, (0.85, 0.58), strict=True)
-    ]
-    spatial = kinds[0](kinds[0].Mode.auto, modes[0], 8, data)
-    pruning = kinds[1](data, 1024, True, kinds[1].Mode.auto, modes[1], 8, "gram")
-    for scheme, parameters in (("spatial_svd", spatial), ("channel_pruning", pruning)):
-        model, _ = ModelCompressor.compress_model(
+    left = 1.0
+    for scheme, ratio in (("spatial_svd", 0.85), ("channel_pruning", 0.5)):
+        wanted = defs.ExactSelectionParameters(ratio / left, data_loader=data)
+        parameters: Any
+        if scheme == "spatial_svd":
+            svd = defs.SpatialSvdParameters
+            parameters = svd(svd.Mode.auto, svd.AutoModeParams(wanted), 8, data)
+        else:
+            pruning = defs.ChannelPruningParameters
+            mode, params = pruning.Mode.auto, pruning.AutoModeParams(wanted)
+            parameters = pruning(data, 1024, True, mode, params, 8, "gram")
+        model, stats = ModelCompressor.compress_model(
             model,
             lambda each, *_: fashion_mnist.accuracy(each, 1000),
             None,
@@ -122,6 +125,7 @@ def half(model: nn.Module, data: list[torch.Tensor]) -> nn.Module:
             CostMetric.mac,
             parameters,
         )
+        left *= stats.mac_compression_ratio  # a ratio is that of the model as it comes in
     return model
 
 

@@ -13,8 +13,7 @@ import onnxruntime
 import torch
 from aimet_common.defs import CompressionScheme, CostMetric
 
-import aimet_torch
-from aimet_torch import QuantizationSimModel, defs
+from aimet_torch import QuantizationSimModel, defs, onnx
 from aimet_torch.compress import ModelCompressor
 from aimet_torch.compression import estimate_cost
 
@@ -40,13 +39,12 @@ def train(model, images, labels, lr, epochs=3):
 def report(step, model, x, tests, size=None):
     """Print a step's accuracy and cost; the time is ONNX Runtime's, the median of 20 runs."""
     network = getattr(model, "model", model)
-    aimet_torch.onnx.export(model, (x,), "step.onnx")
+    onnx.export(model, (x,), "step.onnx")
     session = onnxruntime.InferenceSession("step.onnx")
     feed = {session.get_inputs()[0].name: x.numpy()}
     times = timeit.repeat(lambda: session.run(None, feed), number=1, repeat=20)
-    cost = estimate_cost(network, x[:1])
-    accuracy, time = fashion_mnist.accuracy(network, tests), 1e3 * statistics.median(times)
-    size = f"{size or cost.parameter_bytes:,} bytes"
+    cost, accuracy = estimate_cost(network, x[:1]), fashion_mnist.accuracy(network, tests)
+    time, size = 1e3 * statistics.median(times), f"{size or cost.parameter_bytes:,} bytes"
     print(f"{step:15} {accuracy:.2f} %, {cost.macs:,} MACs, {size}, {time:.2f} ms")
 
 
@@ -58,15 +56,17 @@ def main():
     torch.manual_seed(0)
     model = train(fashion_mnist.resnet(), images, labels, 4e-3)
     report("FP32", model, x, tests)
-    auto, exact = defs.SpatialSvdParameters.Mode.auto, defs.ExactSelectionParameters
-    wanted = [defs.SpatialSvdParameters.AutoModeParams(exact(ratio)) for ratio in (0.85, 0.58)]
-    spatial = defs.SpatialSvdParameters(auto, wanted[0], 8, data)
-    pruning = defs.ChannelPruningParameters(data, 512, True, auto, wanted[1], 8)
-    for scheme, parameters in (("spatial_svd", spatial), ("channel_pruning", pruning)):
-        model, _ = ModelCompressor.compress_model(
+    svd, left = defs.SpatialSvdParameters, 1.0
+    for scheme, ratio in (("spatial_svd", 0.85), ("channel_pruning", 0.5)):
+        params = svd.AutoModeParams(defs.ExactSelectionParameters(ratio / left))  # of what came in
+        parameters = svd(svd.Mode.auto, params, 8, data)
+        if scheme == "channel_pruning":
+            parameters = defs.ChannelPruningParameters(data, 512, True, svd.Mode.auto, params, 8)
+        model, stats = ModelCompressor.compress_model(
             model, lambda m, *_: fashion_mnist.accuracy(m, 1000), None, (1, 1, 28, 28),
             CompressionScheme[scheme], CostMetric.mac, parameters, visualization_url=scheme,
         )  # fmt: skip
+        left *= stats.mac_compression_ratio
         report(scheme, model, x, tests)
     train(model, images, labels, 1e-3)
     report("fine-tuned", model, x, tests)

@@ -52,6 +52,9 @@ class RatioSelectionStats:
         is_exact: exact: no better choice of these candidates exists.
         evaluations: How often the model was evaluated for it.
         seconds: Time that it took.
+        chosen: By layer: the ratio that was chosen, and its score or error. Ratios between those of
+            ``eval_scores_dictionary`` use up the budget; theirs are interpolated.
+        note: Why less was reached than what was asked for, if it is more than 1 % less.
     """
 
     method: str
@@ -64,6 +67,8 @@ class RatioSelectionStats:
     is_exact: bool = False
     evaluations: int = 0
     seconds: float = 0.0
+    chosen: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    note: str = ""
 
     def __str__(self) -> str:
         ratios = sorted({ratio for row in self.eval_scores_dictionary.values() for ratio in row})
@@ -73,6 +78,8 @@ class RatioSelectionStats:
         ]
         what = "scores" if self.method == "greedy" else "error added to the outputs"
         head = f"{self.method}: {what} of each layer by its ratio; {self.seconds:.1f} s"
+        if self.note:
+            head = f"{self.note}\n{head}"
         return f"{head}\n{tables.text_table(('layer', *(f'{r:g}' for r in ratios)), cells)}"
 
 

@@ -31,13 +31,9 @@ from aimet_torch.compression.defs import (
 )
 from aimet_torch.compression.evaluation import Evaluator, ScoreFile, score_candidates
 from aimet_torch.compression.latency import measure_latency
+from aimet_torch.compression.refinement import choose_exactly, choose_greedily
 from aimet_torch.compression.schemes import Applied, Scheme, Unit
-from aimet_torch.compression.selection import (
-    Choice,
-    monotonic,
-    select_exactly,
-    select_greedily,
-)
+from aimet_torch.compression.selection import Choice, monotonic
 from aimet_torch.compression.sensitivity import measure_sensitivities
 from aimet_torch.graph import bind_inputs
 from aimet_torch.ops import fingerprint
@@ -178,6 +174,8 @@ class Job:
         if isinstance(params, ExactSelectionParameters):
             ratios |= {target} - {1.0}  # the same for all layers always is a choice
         units = scheme.units(sorted(ratios))
+        # Measured time is no smoother than its candidates.
+        refines = self.metric is not CostMetric.latency
         if not units:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in scheme.left.items())
             raise ValueError(
@@ -197,7 +195,7 @@ class Job:
                 self.model, first_samples(calls, params.num_samples), units, self.ranks
             )
             table = -monotonic(-table)  # noise: less of a layer cannot be more like it
-            return units, table, select_exactly(scheme, units, table, target)
+            return units, table, choose_exactly(scheme, units, table, target, refines=refines)
         tensors = [*self.model.parameters(), *self.model.buffers()]
         key = {
             "model": fingerprint([t.detach().cpu() for t in tensors]),
@@ -207,12 +205,15 @@ class Job:
         file = ScoreFile(params.saved_eval_scores_dict, key, self.ranks)
         table = score_candidates(self.model, self.input, units, self.evaluate, file, self.ranks)
         scores = monotonic(table) if params.use_monotonic_fit else table
-        return units, scores, select_greedily(scheme, units, scores, target)
+        return units, scores, choose_greedily(scheme, units, scores, target, refines=refines)
 
     def _selection_stats(
         self, units: Sequence[Unit], table: Tensor, choice: Choice
     ) -> RatioSelectionStats:
         is_exact_method = isinstance(self._selection, ExactSelectionParameters)
+        note, step = choice.note, self.parameters.multiplicity
+        if note and step > 1:
+            note += f"; a smaller `multiplicity` than {step} comes nearer"
         return RatioSelectionStats(
             method="exact" if is_exact_method else "greedy",
             target=float(self._selection.target_comp_ratio),
@@ -228,6 +229,11 @@ class Job:
             error=choice.value if is_exact_method else None,
             curve=choice.curve,
             is_exact=choice.is_exact,
+            chosen={
+                name: (candidate.ratio, choice.values[name])
+                for name, candidate in choice.candidates.items()
+            },
+            note=note,
         )
 
     # -- applying ----------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class _Decomposition:
         first, second, _ = truncated(layer, choice)
         energy = singular_values(layer, choice.factorization, first, second).square().sum(0)
         total = layer.weight.detach().double().square().sum()
-        return cls(first, second, total - energy.cumsum(0))
+        return cls(first, second, (total - energy.cumsum(0)).clamp(min=0))
 
     def lost_at(self, rank: int) -> float:
         return float(self.lost[rank - 1])
@@ -117,6 +117,8 @@ class LowRankScheme:
         graph = trace(self._model, dummy_input)
         uses = ModuleUses(graph)
         self._layers: dict[str, Any] = {}
+        self._decompositions: dict[tuple[str, str], _Decomposition] = {}
+        self._ranks_cost: dict[tuple[str, str], tuple[float, float]] = {}  # of ranks 1 and 2
         for name in names:
             layer = self._model.get_submodule(name)
             reason = _FACTOR if _is_factor(self._model, name) else None
@@ -134,34 +136,60 @@ class LowRankScheme:
         """Layers that some ratio makes smaller; a layer that none does is in ``left``."""
         units = []
         for name in self._costs.order:
-            candidates = self._candidates(name, sorted(ratios, reverse=True))
-            if isinstance(candidates, str):
-                self.left[name] = candidates
-            else:
+            candidates = self.candidates(name, sorted(ratios, reverse=True))
+            if candidates:
                 units.append(Unit(name, self._costs.of_layer(name), candidates))
+                continue
+            # Whatever the smallest ratio does not reach, no other one does.
+            found = choices_for(
+                self._layers[name], self.name, min(ratios), self._metric, self._multiplicity
+            )
+            self.left[name] = found if isinstance(found, str) else "no ratio makes it smaller"
         return units
 
-    def _candidates(self, name: str, ratios: Sequence[float]) -> list[Candidate] | str:
-        layer = self._layers[name]
-        decompositions: dict[str, _Decomposition] = {}
+    def candidates(self, unit: str, ratios: Sequence[float]) -> list[Candidate]:
+        """Factors of a layer at some ratios, from the largest to the smallest."""
+        layer = self._layers[unit]
         candidates: list[Candidate] = []
-        last, reason = None, "no ratio was asked for"
+        last = None
         for ratio in ratios:
             choices = choices_for(layer, self.name, ratio, self._metric, self._multiplicity)
             if isinstance(choices, str):
-                reason = choices
                 continue
-            for choice in choices:  # from the largest rank to the smallest: the first one is kept
-                if choice.factorization not in decompositions:
-                    decompositions[choice.factorization] = _Decomposition.of(layer, choice)
-            best = min(choices, key=lambda c: decompositions[c.factorization].lost_at(c.rank))
+            found = [(self._decomposition(unit, choice), choice) for choice in choices]
+            decomposition, best = min(found, key=lambda pair: pair[0].lost_at(pair[1].rank))
             if (best.factorization, best.rank) == last:
                 continue
             last = (best.factorization, best.rank)
-            decomposition = decompositions[best.factorization]
-            build = functools.partial(decomposition.modules, name, layer, best)
-            candidates.append(Candidate(ratio, self._costs.of(name, build()[name]), build))
-        return candidates or reason
+            build = functools.partial(decomposition.modules, unit, layer, best)
+            cost = self._cost(unit, decomposition, best)
+            candidates.append(Candidate(ratio, cost, build, decomposition.lost_at(best.rank)))
+        return candidates
+
+    def _decomposition(self, name: str, choice: Choice) -> _Decomposition:
+        """At the largest rank that saves anything, so that it holds all others."""
+        key = (name, choice.factorization)
+        if key not in self._decompositions:
+            saves = (choice.cost.full - 1) // choice.cost.per_rank
+            largest = dataclasses.replace(choice, rank=min(saves, choice.cost.max_rank))
+            self._decompositions[key] = _Decomposition.of(self._layers[name], largest)
+        return self._decompositions[key]
+
+    def _cost(self, name: str, decomposition: _Decomposition, choice: Choice) -> float:
+        """Time is measured; all else grows by the same amount with every rank."""
+        layer = self._layers[name]
+
+        def of(rank: int) -> float:
+            made = decomposition.modules(name, layer, dataclasses.replace(choice, rank=rank))
+            return self._costs.of(name, made[name])
+
+        if self._costs.metric is CostMetric.latency or len(decomposition.lost) < 2:
+            return of(choice.rank)
+        key = (name, choice.factorization)
+        if key not in self._ranks_cost:
+            self._ranks_cost[key] = of(1), of(2)
+        first, second = self._ranks_cost[key]
+        return first + (choice.rank - 1) * (second - first)
 
     def cost(self, choice: Mapping[str, Candidate]) -> float:
         """Cost of the whole model: those of layers add up."""

@@ -81,22 +81,29 @@ class PruningScheme:
             if others:
                 self.left[group.name] = f"`{others[0]}` reads its channels and is no module"
                 continue
-            candidates: list[Candidate] = []
-            last = group.size
-            for ratio in sorted(ratios, reverse=True):
-                count = self._count(group, ratio)
-                if count < last:
-                    kept = {group.name: count}
-                    cost = self._plan.costs.cost(kept, self._metric)
-                    build = functools.partial(self._masked, group, count)
-                    error = self._plan.error(kept) if self._plan.fits else None
-                    candidates.append(Candidate(ratio, cost, build, error))
-                    last = count
+            candidates = self.candidates(group.name, sorted(ratios, reverse=True))
             if candidates:
                 found.append(Unit(group.name, self.total, candidates))
             else:
                 self.left.setdefault(group.name, "its channels cannot become fewer")
         return found
+
+    def candidates(self, unit: str, ratios: Sequence[float]) -> list[Candidate]:
+        """A group with some shares of its channels, from the largest to the smallest."""
+        group = self._plan.groups[unit]
+        candidates: list[Candidate] = []
+        last = group.size
+        for ratio in ratios:
+            count = self._count(group, ratio)
+            if count < last:
+                kept = {unit: count}
+                cost = self._plan.costs.cost(kept, self._metric)
+                build = functools.partial(self._masked, group, count)
+                lost = self._plan.error(kept)
+                error = lost if self._plan.fits else None
+                candidates.append(Candidate(ratio, cost, build, lost, error))
+                last = count
+        return candidates
 
     def _is_layer(self, name: str) -> bool:
         return isinstance(dict(self._model.named_modules()).get(name), LAYER_TYPES)

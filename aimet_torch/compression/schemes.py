@@ -26,6 +26,8 @@ class Candidate:
         cost: Of the unit then.
         build: Makes the modules that take the place of the unit's layers, by name: what the model
             computes with them is what it computes when the ratio is applied to it.
+        lost: What the unit itself loses then, in a measure that rises as the ratio falls: errors of
+            ratios between two candidates follow from it.
         error: Where weights are fitted in the end, and not in ``build``: the share of the variance
             of the layers' outputs that is lost then, summed over the layers.
     """
@@ -33,6 +35,7 @@ class Candidate:
     ratio: float
     cost: float
     build: Callable[[], dict[str, nn.Module]]
+    lost: float
     error: float | None = None
 
 
@@ -88,6 +91,15 @@ class Scheme(Protocol):
 
         Args:
             ratios: That are tried, in (0, 1).
+        """
+        ...
+
+    def candidates(self, unit: str, ratios: Sequence[float]) -> list[Candidate]:
+        """Those of one unit; of ratios that are the same in effect, the first.
+
+        Args:
+            unit: Name of one that :meth:`units` gave.
+            ratios: From the largest to the smallest.
         """
         ...
 

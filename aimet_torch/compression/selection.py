@@ -12,7 +12,14 @@ from torch import Tensor
 from aimet_torch.compression.schemes import Candidate, Scheme, Unit
 from aimet_torch.ops.ratio_selection import CandidateSelection, select_candidates
 
-__all__ = ["Choice", "monotonic", "select_exactly", "select_greedily"]
+__all__ = [
+    "Choice",
+    "front",
+    "limit_of",
+    "monotonic",
+    "select_exactly",
+    "select_greedily",
+]
 
 _BUDGETS = 256  # of the curve
 _ROUNDS = 4  # of linearizing costs that do not add up
@@ -28,6 +35,8 @@ class Choice:
         value: The threshold or the sum of errors that led to it.
         curve: Other budgets: pairs of ratio and value.
         is_exact: No better choice of these candidates exists.
+        values: Error or score of each of the candidates, where it has been asked for.
+        note: Why the ratio is further from the target than one might expect.
     """
 
     candidates: dict[str, Candidate]
@@ -35,6 +44,8 @@ class Choice:
     value: float
     curve: list[tuple[float, float]]
     is_exact: bool = False
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
+    note: str = ""
 
 
 def monotonic(scores: Tensor) -> Tensor:
@@ -84,14 +95,21 @@ def select_greedily(scheme: Scheme, units: Sequence[Unit], scores: Tensor, targe
     counts = torch.where(reaches_end[:, :, 0] & (usable > 0), last + 1, counts)
     choices = [_candidates(units, row - 1) for row in counts]
     ratios = [_ratio(scheme, choice) for choice in choices]
-    if not ratios or ratios[0] > _limit(target):
+    if not ratios or ratios[0] > limit_of(target):
         raise _unreachable(scheme, target, min(ratios, default=1.0))
-    best = max(index for index, ratio in enumerate(ratios) if ratio <= _limit(target))
+    best = max(index for index, ratio in enumerate(ratios) if ratio <= limit_of(target))
     curve = list(zip(ratios, thresholds.tolist(), strict=True))
     return Choice(choices[best], ratios[best], float(thresholds[best]), curve)
 
 
-def select_exactly(scheme: Scheme, units: Sequence[Unit], errors: Tensor, target: float) -> Choice:
+def select_exactly(
+    scheme: Scheme,
+    units: Sequence[Unit],
+    errors: Tensor,
+    target: float,
+    *,
+    around: Mapping[str, Candidate] | None = None,
+) -> Choice:
     """The choice with the least sum of errors among those that cost at most the target.
 
     Args:
@@ -101,19 +119,20 @@ def select_exactly(scheme: Scheme, units: Sequence[Unit], errors: Tensor, target
         units: With candidates from the largest ratio to the smallest.
         errors: (units, candidates), not negative; NaN: not a candidate.
         target: Cost of the model over that of the model as it is.
+        around: The choice that such costs are linearized around at first; None: no candidates.
 
     Raises:
         ValueError: No choice is that small.
     """
     best, curve, smallest = None, set(), 1.0
-    around: Mapping[str, Candidate] = {}
+    around = around or {}
     for _ in range(1 if scheme.adds_up else _ROUNDS):
         found = _select_around(scheme, units, errors, target, around)
         choices = [_candidates(units, row - 1) for row in found.choices]
         ratios = [_ratio(scheme, choice) for choice in choices]
         smallest = min(smallest, *ratios)
         points = list(zip(ratios, found.errors.tolist(), strict=True))
-        fitting = [index for index, ratio in enumerate(ratios) if ratio <= _limit(target)]
+        fitting = [index for index, ratio in enumerate(ratios) if ratio <= limit_of(target)]
         if not fitting:
             break
         index = min(fitting, key=lambda i: points[i][::-1])
@@ -125,7 +144,7 @@ def select_exactly(scheme: Scheme, units: Sequence[Unit], errors: Tensor, target
         around = best.candidates
     if best is None:
         raise _unreachable(scheme, target, smallest)
-    return dataclasses.replace(best, curve=_front(curve))
+    return dataclasses.replace(best, curve=front(curve))
 
 
 def _select_around(
@@ -157,7 +176,7 @@ def _select_around(
     return select_candidates(costs, table, budgets)
 
 
-def _front(points: set[tuple[float, float]]) -> list[tuple[float, float]]:
+def front(points: set[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points (ratio, value) that no other beats in both, by ratio."""
     front: list[tuple[float, float]] = []
     for ratio, value in sorted(points):
@@ -178,8 +197,9 @@ def _ratio(scheme: Scheme, choice: Mapping[str, Candidate]) -> float:
     return scheme.cost(choice) / scheme.total
 
 
-def _limit(target: float) -> float:
-    return target * (1 + 1e-9)  # sums of floating-point numbers
+def limit_of(target: float) -> float:
+    """The target and what rounding may add."""
+    return target * (1 + 1e-9)
 
 
 def _unreachable(scheme: Scheme, target: float, least: float) -> ValueError:

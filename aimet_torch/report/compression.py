@@ -80,7 +80,7 @@ def compression_report(stats: CompressionStats, path: str | os.PathLike[str]) ->
         totals=_totals(stats),
         pairs=_pairs(stats),
         curve=None if selection is None else _curve(selection),
-        charts=[] if selection is None else _charts(stats, selection),
+        charts=[] if selection is None else _charts(selection),
     )
     return pages.write(path, text)
 
@@ -127,20 +127,20 @@ def _curve(selection: RatioSelectionStats) -> Chart | None:
     )
 
 
-def _charts(stats: CompressionStats, selection: RatioSelectionStats) -> list[Chart]:
-    ratios = {row.name: row.compression_ratio for row in stats.per_layer_stats}
+def _charts(selection: RatioSelectionStats) -> list[Chart]:
     is_error = selection.method == "exact"
     values = [v for row in selection.eval_scores_dictionary.values() for v in row.values()]
     charts = []
     for name, row in selection.eval_scores_dictionary.items():
-        points = sorted((ratio, value) for ratio, value in row.items() if math.isfinite(value))
-        chosen = ratios.get(name)
+        chosen = selection.chosen.get(name)
+        both = [*row.items(), *([] if chosen is None else [chosen])]  # perhaps between two of them
+        points = sorted({(ratio, value) for ratio, value in both if math.isfinite(value)})
         tips = [f"{name} at {ratio:g}: {value:.4g}" for ratio, value in points]
         chart = _chart(
-            name if chosen is None else f"{name}: {chosen:g}",
+            name if chosen is None else f"{name}: {chosen[0]:g}",
             points,
             tips,
-            (chosen, row.get(chosen) if chosen is not None else None),
+            chosen or (None, None),
             is_error,
             values,
         )

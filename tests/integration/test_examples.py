@@ -52,7 +52,7 @@ def test_compression_example(tmp_path: Path) -> None:
     macs, sizes = ([int(row[i].replace(",", "")) for row in rows] for i in (2, 3))
     assert accuracies[3] > 55
     assert macs[1] <= 0.85 * macs[0]
-    assert macs[2] <= 0.5 * macs[0]
+    assert 0.47 * macs[0] < macs[2] <= 0.5 * macs[0]
     assert sizes[4] < sizes[3] / 3
     assert all("<polyline" in p.read_text() for p in tmp_path.glob("*/compression.html"))
 

@@ -20,7 +20,7 @@ from aimet_torch.defs import SpatialSvdParameters
 from aimet_torch.report.compression import compression_report
 
 
-def stats(method="greedy", scores=None):
+def stats(method="greedy", scores=None, chosen=(0.5, 80.0)):
     selection = RatioSelectionStats(
         method,
         0.5,
@@ -29,6 +29,7 @@ def stats(method="greedy", scores=None):
         threshold=80.0 if method == "greedy" else None,
         error=80.0 if method == "exact" else None,
         curve=[(0.4, 60.0), (0.49, 80.0), (1.0, 0.0)],
+        chosen={"a": chosen},
     )
     rows = [
         LayerStats("a", 0.5, 0.48, (1000, 480), (100, 48), "spatial, rank 3 of 9"),
@@ -49,6 +50,12 @@ def test_the_page_shows_everything_and_needs_nothing(tmp_path, method):
     assert "b<1>" not in text
     assert "it has hooks" in text
     assert "Measured time" in text
+
+
+def test_a_ratio_between_two_that_were_tried_is_drawn(tmp_path):
+    text = compression_report(stats(chosen=(0.4, 72.0)), tmp_path / "page.html").read_text()
+    assert text.count('class="taken"') == 2
+    assert "a at 0.4: 72" in text
 
 
 def test_scores_without_numbers_are_left_out(tmp_path):
