@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks import (
     render_accuracy,
+    render_compression,
     render_costs,
     render_exports,
     render_fidelity,
@@ -194,39 +196,33 @@ def _cell(case: dict[str, Any], role: str) -> str:
     return ", ".join(cells) or "-"
 
 
+#: The file of results, the page, the block of the page, and what makes its text of the results.
+BLOCKS: tuple[tuple[Path, Path, re.Pattern[str], Callable[[Any], str]], ...] = (
+    (RESULTS, PAGE, TABLE, markdown),
+    (RESULTS, README, TABLE, summary),
+    (ROUNDING, README, ROUNDING_TABLE, render_rounding.markdown),
+    (render_qat.RESULTS, README, render_qat.TABLE, render_qat.markdown),
+    (render_accuracy.RESULTS, README, render_accuracy.TABLE, render_accuracy.markdown),
+    (render_accuracy.RESULTS, REPAIR, render_accuracy.EFFECTS, render_accuracy.effects),
+    (render_fidelity.RESULTS, README, render_fidelity.TABLE, render_fidelity.markdown),
+    (render_compression.RESULTS, README, render_compression.TABLE, render_compression.summary),
+    *(
+        (each.RESULTS, each.PAGE, each.TABLE, each.markdown)
+        for each in (
+            render_compression,
+            render_exports,
+            render_mixed_precision,
+            render_sensitivity,
+        )
+    ),
+)
+
+
 def main() -> None:
-    """Renew the tables and pictures of the README and of docs from the committed reports."""
-    report = json.loads(RESULTS.read_text())
-    PAGE.write_text(TABLE.sub(lambda _: markdown(report), PAGE.read_text()))
-    text = TABLE.sub(lambda _: summary(report), README.read_text())
-    if ROUNDING.exists():
-        rounding = render_rounding.markdown(json.loads(ROUNDING.read_text()))
-        text = ROUNDING_TABLE.sub(lambda _: rounding, text)
-    if render_qat.RESULTS.exists():
-        training = render_qat.markdown(json.loads(render_qat.RESULTS.read_text()))
-        text = render_qat.TABLE.sub(lambda _: training, text)
-    if render_accuracy.RESULTS.exists():
-        found = json.loads(render_accuracy.RESULTS.read_text())
-        text = render_accuracy.TABLE.sub(lambda _: render_accuracy.markdown(found), text)
-        effects = render_accuracy.effects(found)
-        REPAIR.write_text(render_accuracy.EFFECTS.sub(lambda _: effects, REPAIR.read_text()))
-    if render_sensitivity.RESULTS.exists():
-        found = json.loads(render_sensitivity.RESULTS.read_text())
-        page = render_sensitivity.PAGE.read_text()
-        table = render_sensitivity.markdown(found)
-        render_sensitivity.PAGE.write_text(render_sensitivity.TABLE.sub(lambda _: table, page))
-    if render_fidelity.RESULTS.exists():
-        targets = render_fidelity.markdown(json.loads(render_fidelity.RESULTS.read_text()))
-        text = render_fidelity.TABLE.sub(lambda _: targets, text)
-    if render_mixed_precision.RESULTS.exists():
-        found = json.loads(render_mixed_precision.RESULTS.read_text())
-        bits, page = render_mixed_precision.markdown(found), render_mixed_precision.PAGE
-        page.write_text(render_mixed_precision.TABLE.sub(lambda _: bits, page.read_text()))
-    if render_exports.RESULTS.exists():
-        found, page = json.loads(render_exports.RESULTS.read_text()), render_exports.PAGE
-        networks = render_exports.markdown(found)
-        page.write_text(render_exports.TABLE.sub(lambda _: networks, page.read_text()))
-    README.write_text(text)
+    """Renew the blocks and pictures of the README and of docs from the committed reports."""
+    for results, page, block, text in BLOCKS:
+        found = text(json.loads(results.read_text()))
+        page.write_text(block.sub(lambda _, found=found: found, page.read_text()))
     render_figures.main()
     render_costs.main()
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aimet_torch.compression import estimate_cost
-from benchmarks import compression, fashion_mnist
+from benchmarks import compression, fashion_mnist, render_compression
 from benchmarks.compression_subjects import compressible, count_macs
 
 
@@ -67,3 +67,36 @@ def test_an_outcome_is_an_accuracy_or_what_went_wrong():
     assert compression._outcome(fails) == {"error": "no"}
     found = compression._outcome(lambda: [torch.tensor([90.123, 88.0, 0.5])])
     assert found == {"before": 90.12, "after": 88.0, "mac_ratio": 0.5}
+
+
+def test_the_tables_compare_with_the_loss_of_the_rival():
+    ours = [{"before": 90.0, "after": a, "mac_ratio": 0.5} for a in (88.0, 89.0)]
+    theirs = {"before": 90.0, "after": 84.0, "mac_ratio": 0.45}
+    tuned = {
+        "before": 90.0,
+        "control": 91.0,
+        "mac_ratio": 0.5,
+        "compressed": 88.0,
+        "tuned": 90.9,
+        "speedup": {"1": 1.5, "16": 2.0},
+    }
+    rows = {
+        "plain/cnn/weight_svd/greedy": {"rival": theirs, "ours_data": ours},
+        "plain/cnn/weight_svd/uniform": {"rival": {"error": "no"}, "ours_data": ours[:1]},
+        "tuned/cnn/0": tuned,
+        "shapes/resnet18/0.5": {"asked": 0.5, "reached": 0.4991},
+        "search/resnet18": {
+            "ours_exact": 2.0,
+            "ours_greedy": 9.0,
+            "rival": 99.0,
+            "times_faster": 49.5,
+        },
+    }
+    text = render_compression.summary({"rows": rows})
+    assert "| cnn | 90.00 | 91.00 | 0.50 | 88.00 | 90.90 | 1.50x, 2.00x faster |" in text
+    line = "| cnn, weight SVD | 90.00 | 84.00 : 0.45 | 88.50 [88.00, 89.00] : 0.50 | 0.25 |"
+    assert line in text
+    assert "takes 99 s there, 9 s with the same search here and 2.0 s" in text
+    page = render_compression.markdown({"rows": rows})
+    assert "| cnn, weight SVD | 90.00 | error: no | 88.00 : 0.50 | - |" in page
+    assert "| resnet18, reached | 0.4991 |" in page
