@@ -92,9 +92,9 @@ def _tuned(network: str, found: Sequence[Row]) -> str:
 def _plain(rows: Row, selection: str) -> list[str]:
     lines = []
     for key, row in rows.items():
-        kind, network, scheme, *rest = key.split("/")
-        if kind != "plain" or rest != [selection]:
+        if not (key.startswith("plain/") and key.endswith(f"/{selection}")):
             continue
+        _, network, scheme, _ = key.split("/")
         ours = [one for one in row["ours_data"] if "after" in one]
         theirs = row.get("rival", {"error": "not measured"})
         before = ours[0]["before"]
