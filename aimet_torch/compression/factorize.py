@@ -26,7 +26,7 @@ from aimet_torch.compression.tensor_factors import TENSOR_SCHEMES, decompose
 from aimet_torch.graph import trace
 from aimet_torch.ptq.layers import LAYER_TYPES, LayerType, ModuleUses
 from aimet_torch.ptq.layers import replace_modules as _replace_modules
-from aimet_torch.ptq.replay import record_inputs
+from aimet_torch.ptq.replay import count_inputs, record_inputs
 
 __all__ = ["factorize"]
 
@@ -125,7 +125,8 @@ def factorize(
             layer = work.get_submodule(name)
             rows[name], replacements[name] = _truncate(name, layer, wanted[name], options, reason)
     if walk is not None and data is not None:
-        walk.run(record_inputs(work, data, forward_fn, num_batches), replacements)
+        count = count_inputs(work, dummy_input)
+        walk.run(record_inputs(work, data, forward_fn, num_batches, count), replacements)
         replacements.update(walk.replacements)
         rows.update({name: _with_note(row, rows.get(name)) for name, row in walk.rows.items()})
     compressed = _with_modules(copy.deepcopy(model), replacements)

@@ -37,7 +37,7 @@ from aimet_torch.compression.selection import Choice, monotonic
 from aimet_torch.compression.sensitivity import measure_sensitivities
 from aimet_torch.graph import bind_inputs
 from aimet_torch.ops import fingerprint
-from aimet_torch.ptq.replay import record_inputs
+from aimet_torch.ptq.replay import count_inputs, record_inputs
 
 __all__ = ["CompressedLayer", "Job", "Trainer"]
 
@@ -185,7 +185,13 @@ class Job:
         if isinstance(params, ExactSelectionParameters):
             if params.data_loader is not None:
                 batches = first_batches(params.data_loader, params.num_samples)
-                calls = record_inputs(self.model, batches, params.forward_fn, None)
+                calls = record_inputs(
+                    self.model,
+                    batches,
+                    params.forward_fn,
+                    None,
+                    count_inputs(self.model, self.input),
+                )
             if not calls:
                 raise ValueError(
                     f"{_OP}: `eval_callback` did not call the model; pass `data_loader` to "

@@ -15,14 +15,13 @@ import torch
 from torch import nn
 
 from aimet_torch.common.defs import QuantScheme
-from aimet_torch.graph import bind_inputs
 from aimet_torch.ptq.activation_equalization import equalize_activations
 from aimet_torch.ptq.batch_norm_folding import fold_all_batch_norms
 from aimet_torch.ptq.cross_layer_equalization import equalize_model
 from aimet_torch.ptq.logit_ranges import set_logit_ranges
 from aimet_torch.ptq.norm_ranges import set_ranges_before_norms
 from aimet_torch.ptq.range_tuning import RangeLoss, tune_activation_ranges
-from aimet_torch.ptq.replay import record_inputs
+from aimet_torch.ptq.replay import count_inputs, record_inputs
 from aimet_torch.ptq.sim_rounding import round_weights_of_sim
 from aimet_torch.quantsim import QuantizationSimModel
 
@@ -101,7 +100,7 @@ def quantize_without_labels(
             f"{logit_ranges!r}"
         )
     prepared = copy.deepcopy(model).eval()
-    inputs = len(bind_inputs(prepared, dummy_input)[0])
+    inputs = count_inputs(prepared, dummy_input)
     batches = _Batches(record_inputs(prepared, data_loader, None, num_batches, inputs))
     if equalizes_layers:
         equalize_model(prepared, dummy_input=dummy_input)

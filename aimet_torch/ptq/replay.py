@@ -20,11 +20,16 @@ from aimet_torch.common.progress import progress
 from aimet_torch.graph import ModelGraph, OpNode, bind_inputs
 from aimet_torch.ptq.value_cache import ValueCache
 
-__all__ = ["OnChange", "Replay", "call_node", "record_inputs"]
+__all__ = ["OnChange", "Replay", "call_node", "count_inputs", "record_inputs"]
 
 
 class _RecordedError(Exception):
     """Ends a forward pass once its inputs are known."""
+
+
+def count_inputs(model: nn.Module, dummy_input: Any) -> int:
+    """How many positional inputs an example input gives: the `input_count` of `record_inputs`."""
+    return max(1, len(bind_inputs(model, dummy_input)[0]))
 
 
 def record_inputs(

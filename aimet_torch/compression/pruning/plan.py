@@ -24,7 +24,7 @@ from aimet_torch.compression.pruning.selection import (
 from aimet_torch.compression.pruning.structure import ChannelGroup, ChannelStructure
 from aimet_torch.compression.pruning.surgery import remove_channels
 from aimet_torch.graph import trace
-from aimet_torch.ptq.replay import record_inputs
+from aimet_torch.ptq.replay import count_inputs, record_inputs
 
 __all__ = ["PruningPlan", "prune"]
 
@@ -78,7 +78,10 @@ class PruningPlan:
         )
         self.before = estimate_cost(model, dummy_input)
         self.costs = PruningCosts(self.structure, self.before, multiplicity)
-        self.calls = None if data is None else record_inputs(work, data, forward_fn, num_batches)
+        self.calls = None
+        if data is not None:
+            count = count_inputs(work, dummy_input)
+            self.calls = record_inputs(work, data, forward_fn, num_batches, count)
         self.has_data = data is not None
         self.orders = order_groups(self.structure, selection, self.fits, self.calls)
 

@@ -27,6 +27,9 @@
 namespace aimet {
 namespace {
 
+// Sums of products of float32 are exact to about this share of themselves.
+constexpr double kMomentError = 1e-7;
+
 // Lower Cholesky factors of (groups, d, d). A matrix that is not positive definite, since its
 // inputs were fewer than its size, gets more on its diagonal; `gram` likewise.
 at::Tensor factorize(at::Tensor& gram) {
@@ -73,6 +76,7 @@ RoundingProblem rounding_problem(const LayerMoments& moments, const at::Tensor& 
   const at::Tensor total = at::where(moments.total > 0, moments.total, 1.0).view({-1, 1, 1});
   at::Tensor gram = moments.gram / total;
   at::Tensor cross = moments.cross / total;
+  const at::Tensor power = gram.diagonal(0, 1, 2).mean(1, true).unsqueeze(2);  // (groups, 1, 1)
   if (has_bias) {
     const at::Tensor input_mean = moments.input_sum.unsqueeze(1) / total;    // (groups, 1, d)
     const at::Tensor output_mean = moments.output_sum.unsqueeze(2) / total;  // (groups, o, 1)
@@ -80,7 +84,9 @@ RoundingProblem rounding_problem(const LayerMoments& moments, const at::Tensor& 
     cross -= output_mean * input_mean;
   }
   const at::Tensor mean = gram.diagonal(0, 1, 2).mean(1, true).unsqueeze(2);  // (groups, 1, 1)
-  const at::Tensor ridge = at::where(mean > 0, mean * damping, 1.0);
+  // Inputs that do not vary say nothing but the errors of their sums: weights stay as they are.
+  const at::Tensor ridge = at::where(mean > power * kMomentError, mean * damping,
+                                     at::where(power > 0, power, 1.0));
   gram.diagonal(0, 1, 2).add_(ridge.squeeze(2));
   cross += ridge * wanted;
   const at::Tensor factor = factorize(gram);

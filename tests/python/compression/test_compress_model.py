@@ -21,6 +21,7 @@ from torch import nn
 from aimet_torch.compress import ModelCompressor
 from aimet_torch.compression import estimate_cost
 from aimet_torch.defs import (
+    ChannelPruningParameters,
     ExactSelectionParameters,
     ModuleCompRatioPair,
     SpatialSvdParameters,
@@ -101,6 +102,39 @@ def test_data_make_the_final_model_better():
     _, plain = compress(model, auto(selection))
     _, fitted = compress(model, auto(selection, data_loader=[images(64, seed=7)]))
     assert fitted.compressed_model_accuracy > plain.compressed_model_accuracy
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(24, 32), nn.Linear(32, 5)
+
+    def forward(self, x, mask):
+        return self.last(torch.relu(self.first(x)) * mask)
+
+
+@pytest.mark.parametrize("scheme", ["weight_svd", "channel_pruning"])
+def test_batches_of_several_inputs(scheme):
+    torch.manual_seed(1)
+    batches = [(torch.randn(8, 24), torch.rand(8, 1) > 0.3) for _ in range(4)]
+    model, select = TwoInputs(), ExactSelectionParameters(0.7, data_loader=batches)
+    parameters = auto(select, Weight, data_loader=batches)
+    if scheme == "channel_pruning":
+        kind = ChannelPruningParameters
+        parameters = kind(batches, 32, True, kind.Mode.auto, kind.AutoModeParams(select))
+    compressed, _ = ModelCompressor.compress_model(
+        model,
+        lambda network, *_: -(network(*batches[0]) - model(*batches[0])).square().mean().item(),
+        None,
+        batches[0],
+        CompressionScheme[scheme],
+        CostMetric.mac,
+        parameters,
+    )
+    ratio = [estimate_cost(network, batches[0]).macs for network in (compressed, model)]
+    assert ratio[0] <= 0.7 * ratio[1]
+    assert compressed(*batches[0]).shape == (8, 5)
 
 
 def test_memory_is_another_budget():

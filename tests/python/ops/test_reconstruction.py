@@ -214,6 +214,23 @@ def test_dead_inputs_and_few_samples():
     assert torch.allclose(target[..., :10], weight[..., :10].double(), atol=1e-6)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-6])
+def test_inputs_that_do_not_vary_leave_the_weights(noise):
+    # What is left of their variance are errors of float32, of either sign.
+    x = random(1, 64).abs() * 0.02
+    for seed in range(4):
+        torch.manual_seed(seed)
+        layer = nn.Linear(64, 8)
+        view = LayerView(layer)
+        weight = view.matrices(layer.weight.detach())
+        sums = view.new_sums()
+        for rows in (x * (1 + noise * torch.randn(16, 64))).split(8):
+            view.add_batch(sums, rows, layer(rows).detach())
+        target, gram = ops.rounding_problem(sums, weight, True, 1.0)
+        assert torch.allclose(target, weight.double(), atol=1e-4)
+        assert (torch.linalg.eigvalsh(gram) > 0).all()
+
+
 @pytest.mark.parametrize("name", ["linear_wide", "conv2d", "conv2d_depthwise", "conv2d_grouped"])
 def test_results_do_not_depend_on_threads(name):
     layer, shape = LAYERS[name]
