@@ -12,11 +12,12 @@ _COLORS = ("#3564d8", "#d1495b", "#1a9c6b", "#d99a16", "#7a5ccc")
 _STYLE = """
 svg { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; background: #fff; }
 text { fill: #475467; } .title { fill: #1b1f27; font-size: 15px; font-weight: 600; }
-.grid { stroke: #e4e7ec; } .axis { stroke: #98a2b3; } .value { font-variant-numeric: tabular-nums; }
+.grid { stroke: #e4e7ec; } .axis { stroke: #98a2b3; } .in { fill: #fff; }
 .back { fill: #fff; } .mark { stroke: #1b1f27; stroke-dasharray: 4 3; }
 @media (prefers-color-scheme: dark) {
   svg, .back { background: #1a1f28; fill: #1a1f28; } text { fill: #98a2b3; }
-  .title { fill: #e8ebf1; } .grid { stroke: #2c3340; } .mark { stroke: #e8ebf1; } }
+  .title { fill: #e8ebf1; } .grid { stroke: #2c3340; } .mark { stroke: #e8ebf1; }
+  .in { fill: #fff; } }
 """
 
 
@@ -101,7 +102,7 @@ def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> list[str]:
         parts.append(_text(x(value), y.start + 18, label, "middle"))
     parts.append(_line(x.start, y.start, x.end, y.start, "axis"))
     parts.append(_text((x.start + x.end) / 2, y.start + 37, x_label, "middle"))
-    return [*parts, _text(x.start - 48, y.end - 8, y_label)]
+    return [*parts, _text(x.start - 48, y.end - 17, y_label)]
 
 
 def bars(
@@ -137,7 +138,10 @@ def bars(
             bar = _rect(x.start, y + 1, width, 15, "f")
             parts.append(f'<g class="c{series.index(name)}">{bar}</g>')
             label = f"{value:.3g}{unit}"
-            parts.append(_text(x.start + max(width, 0) + 6, y + 13, label, more=' class="value"'))
+            if width > 60:
+                parts.append(_text(x.start + width - 6, y + 13, label, "end", ' class="in"'))
+            else:
+                parts.append(_text(x.start + max(width, 0) + 6, y + 13, label))
             y += 17
         y += 9
     parts.append(_line(x.start, top - 2, x.start, y - 4, "axis"))
@@ -172,11 +176,11 @@ def lines(
         mark: a horizontal line and its label.
         points: single points with a name of their own.
     """
-    height = 340
+    height = 350
     xs = [point[0] for curve in curves.values() for point in curve]
     ys = [point[1] for curve in curves.values() for point in curve]
     y_limits = limits or (min(ys), max(ys))
-    top = _TOP + 22
+    top = _TOP + 30
     key = 19 * len(curves) if len(curves) > 1 else 0
     x = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
     y = Axis(*y_limits, height + key - _BOTTOM, top + key)
@@ -210,7 +214,7 @@ def scatter(
     low = 10 ** math.floor(math.log10(min(values)))
     high = 10 ** math.ceil(math.log10(max(values)))
     x = Axis(low, high, _LEFT + 16, WIDTH - _RIGHT, is_log=True)
-    y = Axis(low, high, height - _BOTTOM, _TOP + 22, is_log=True)
+    y = Axis(low, high, height - _BOTTOM, _TOP + 30, is_log=True)
     parts = _frame(x, y, *labels)
     parts.append(_line(x(low), y(low), x(high), y(high), "mark"))
     for i, (name, pairs) in enumerate(points.items()):
@@ -300,3 +304,40 @@ def histograms(
     bottom = _TOP + 26 + len(panels) * (each + 50)
     parts.append(_text(WIDTH / 2, bottom, label, "middle"))
     return document(bottom + 14, parts, title)
+
+
+def flow(
+    title: str, boxes: Mapping[str, tuple[int, int, str]], arrows: Sequence[tuple[str, str]]
+) -> str:
+    """Boxes with arrows between them.
+
+    Args:
+        title: what is shown.
+        boxes: column, row and what stands below the name, by name.
+        arrows: from one box to another, in the next column or in the next row.
+    """
+    width, height, gap, row_height = 160, 54, 32, 90
+    places = {
+        name: (16 + column * (width + gap), _TOP + row * row_height)
+        for name, (column, row, _) in boxes.items()
+    }
+    head = '<path class="f" d="M0 0L8 4L0 8z"/>'
+    parts = [
+        '<defs><marker id="head" markerWidth="8" markerHeight="8" refX="8" refY="4" orient="auto"'
+        f' class="c0">{head}</marker></defs>'
+    ]
+    for source, target in arrows:
+        (x1, y1), (x2, y2) = places[source], places[target]
+        if x1 == x2:
+            ends = (x1 + width / 2, y1 + height, x2 + width / 2, y2)
+        else:
+            ends = (x1 + width, y1 + height / 2, x2, y2 + height / 2)
+        line = _line(*ends, "s").replace("/>", ' marker-end="url(#head)"/>')
+        parts.append(f'<g class="c0">{line}</g>')
+    for name, (x, y) in places.items():
+        box = _rect(x, y, width, height, "s").replace("/>", ' rx="6"/>')
+        parts.append(f'<g class="c0">{box}</g>')
+        parts.append(_text(x + width / 2, y + 22, name, "middle", ' font-weight="600"'))
+        parts.append(_text(x + width / 2, y + 41, boxes[name][2], "middle", ' font-size="11"'))
+    rows = 1 + max(row for _, row, _ in boxes.values())
+    return document(_TOP + rows * row_height - 20, parts, title)

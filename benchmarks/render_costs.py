@@ -42,7 +42,7 @@ def _quantizers() -> str:
 def _ranges() -> str:
     cases = _cases()
     parts = []
-    for name, label in (("min_max", "min-max"), ("tf_enhanced", "TF-enhanced ranges")):
+    for name, label in (("min_max", "min-max ranges"), ("tf_enhanced", "TF-enhanced ranges")):
         case = cases[f"model/mobilenet_v2/calibration_{name}"]
         what = "a forward pass in FP32"
         parts.append(f"{label} take {_times(case, 'folded FP32 forward', what)}")

@@ -218,7 +218,7 @@ def _attempts() -> str:
     low = min(value for values in groups.values() for value in values.values())
     title = "AutoQuant, Fashion-MNIST separable, W4A8: accuracy of each attempt"
     mark = ("FP32", row["fp32_accuracy"])
-    return charts.bars(title, groups, " %", (max(0.0, low - 10), row["fp32_accuracy"] + 1), mark)
+    return charts.bars(title, groups, " %", (5 * (low // 5 - 1), 90), mark)
 
 
 def _verification() -> str:
@@ -235,8 +235,27 @@ def _verification() -> str:
     return charts.bars(title, groups, " %", (80, 100))
 
 
+def _architecture() -> str:
+    boxes = {
+        "your nn.Module": (0, 0, "as it is"),
+        "graph": (1, 0, "trace, one graph"),
+        "quantsim": (2, 0, "quantizers, calibration"),
+        "sim.model": (3, 0, "an ordinary nn.Module"),
+        "ptq": (1, 1, "fold, equalize, round"),
+        "torch.ops.aimet": (2, 1, "operators in C++"),
+        "export": (3, 1, "ONNX, encodings, .pt2"),
+    }
+    arrows = [
+        ("your nn.Module", "graph"), ("graph", "quantsim"), ("quantsim", "sim.model"),
+        ("graph", "ptq"), ("ptq", "torch.ops.aimet"), ("quantsim", "torch.ops.aimet"),
+        ("sim.model", "export"),
+    ]  # fmt: skip
+    return charts.flow("What happens to a model", boxes, arrows)
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "activation_equalization": _activations,
+    "architecture": _architecture,
     "auto_quant": _attempts,
     "batch_norms": _batch_norms,
     "bias_correction": _biases,

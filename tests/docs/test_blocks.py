@@ -148,7 +148,6 @@ def test_cmake_is_that_of_the_examples() -> None:
 #: What no test here runs, and why that is right.
 ELSEWHERE = {
     "cpp": "tests/integration/conftest.py compiles them beside the examples",
-    "mermaid": "a picture: test_site.py holds that the site draws it",
     "text": "lists of files and layers",
 }
 

@@ -76,8 +76,12 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         assert "arithmatex" not in text
         assert not re.search(r"\$\$|\\mathbb|\\frac", text)
     # It opens without a network.
-    home = (tmp_path / "site" / "index.html").read_text()
-    assert not re.search(r"<(script|link)[^>]+(src|href)=\"https?://[^\"]+\.(js|css)", home)
+    for page in (tmp_path / "site").glob("*.html"):
+        text = page.read_text()
+        assert not re.search(r"<(script|link)[^>]+(src|href)=\"https?://[^\"]+\.(js|css)", text)
+        assert 'class="mermaid"' not in text  # drawn by a script from elsewhere
+        for picture in re.findall(r'<img[^>]+src="([^"]+)"', text):
+            assert (page.parent / picture).exists(), f"{page.stem}: {picture}"
 
 
 def test_pictures_and_costs_are_those_of_the_committed_results() -> None:
