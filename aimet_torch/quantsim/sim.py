@@ -50,10 +50,9 @@ class QuantizationSimModel(ExportMethods):
     """Quantization simulation (QuantSim) of a PyTorch model.
 
     The model is taken as it is: functional operators, modules called several times and nested
-        containers need
-    no rewriting. It is traced with `torch.fx`; each call site gets quantizers of its own. What
-    cannot be traced runs as Python with its leaf modules quantized, and the summary lists what
-    stays in floating point there.
+    containers need no rewriting. It is traced with `torch.fx`; each call site gets quantizers of
+    its own. What cannot be traced runs as Python with its leaf modules quantized, and the summary
+    lists what stays in floating point there.
 
     Args:
         model: a trained FP32 model; copied unless `in_place`.

@@ -81,6 +81,8 @@ def _pip(words: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     known = {project["name"], *(f"{project['name']}[{extra}]" for extra in extras)}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    known |= {re.match(r"[\w-]+", name).group() for name in settings["build-system"]["requires"]}
     known |= {re.match(r"[\w-]+", name).group() for names in extras.values() for name in names}
     wanted = [word for word in words[2:] if not word.startswith("-")]
     assert words[1] == "install"
