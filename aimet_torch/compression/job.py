@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -31,7 +32,7 @@ from aimet_torch.compression.defs import (
 )
 from aimet_torch.compression.evaluation import Evaluator, ScoreFile, score_candidates
 from aimet_torch.compression.latency import measure_latency
-from aimet_torch.compression.refinement import choose_exactly, choose_greedily
+from aimet_torch.compression.refinement import choose_by_time, choose_exactly, choose_greedily
 from aimet_torch.compression.schemes import Applied, Scheme, Unit
 from aimet_torch.compression.selection import Choice, monotonic
 from aimet_torch.compression.sensitivity import measure_sensitivities
@@ -109,7 +110,7 @@ class Job:
             costs = {
                 unit.name: choice.candidates[unit.name].cost / max(unit.cost, 1e-30)
                 for unit in units
-                if unit.name in choice.candidates
+                if scheme.adds_up and unit.name in choice.candidates
             }
             selection = self._selection_stats(units, table, choice)
             selection = dataclasses.replace(
@@ -117,13 +118,15 @@ class Job:
                 evaluations=self.evaluate.calls - calls,
                 seconds=time.perf_counter() - start,
             )
+            if self.metric is CostMetric.latency:  # no two ranks measure the same
+                found = ratios, costs, selection
+                ratios, costs, selection = self.ranks.of_first(lambda: found)
         result = self._apply(scheme, ratios)
         _check_outputs(self.model, result.model, self.input)
         accuracy = self.evaluate.finite(copy.deepcopy(result.model).eval(), "the compressed model")
         latency = None
         if self.metric is CostMetric.latency:
-            speedup = measure_latency(result.model, self.input, baseline=original).speedup
-            latency = None if speedup is None else 1 / speedup
+            latency = self.ranks.of_first(lambda: self._measured(result.model, original))
         return result.model, CompressionStats(
             baseline,
             accuracy,
@@ -135,6 +138,12 @@ class Job:
             self.metric.name,
             latency,
         )
+
+    def _measured(self, smaller: nn.Module, original: nn.Module) -> float:
+        """Time of a model over that of the original."""
+        found = measure_latency(smaller, self.input, baseline=original)
+        assert found.speedup is not None
+        return 1 / found.speedup
 
     # -- choosing ----------------------------------------------------------------------------------
 
@@ -174,8 +183,6 @@ class Job:
         if isinstance(params, ExactSelectionParameters):
             ratios |= {target} - {1.0}  # the same for all layers always is a choice
         units = scheme.units(sorted(ratios))
-        # Measured time is no smoother than its candidates.
-        refines = self.metric is not CostMetric.latency
         if not units:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in scheme.left.items())
             raise ValueError(
@@ -201,7 +208,7 @@ class Job:
                 self.model, first_samples(calls, params.num_samples), units, self.ranks
             )
             table = -monotonic(-table)  # noise: less of a layer cannot be more like it
-            return units, table, choose_exactly(scheme, units, table, target, refines=refines)
+            return units, table, self._search(choose_exactly, scheme, units, table, target)
         tensors = [*self.model.parameters(), *self.model.buffers()]
         key = {
             "model": fingerprint([t.detach().cpu() for t in tensors]),
@@ -211,7 +218,27 @@ class Job:
         file = ScoreFile(params.saved_eval_scores_dict, key, self.ranks)
         table = score_candidates(self.model, self.input, units, self.evaluate, file, self.ranks)
         scores = monotonic(table) if params.use_monotonic_fit else table
-        return units, scores, choose_greedily(scheme, units, scores, target, refines=refines)
+        return units, scores, self._search(choose_greedily, scheme, units, scores, target)
+
+    def _search(
+        self,
+        choose: Callable[..., Choice],
+        scheme: Scheme,
+        units: list[Unit],
+        table: Tensor,
+        target: float,
+    ) -> Choice:
+        """The choice for a ratio of added-up costs, or of the time of the whole model."""
+        if self.metric is not CostMetric.latency:
+            return choose(scheme, units, table, target)
+        original = copy.deepcopy(self.model).eval()
+
+        def measure(choice: Choice) -> float:
+            return self._measured(scheme.shaped(original, choice.candidates), original)
+
+        # Measured time is no smoother than its candidates.
+        coarse = functools.partial(choose, scheme, units, table, refines=False)
+        return choose_by_time(lambda aim: coarse(target=aim), measure, target)
 
     def _selection_stats(
         self, units: Sequence[Unit], table: Tensor, choice: Choice

@@ -23,7 +23,7 @@ from aimet_torch.compression.layers import (
 )
 from aimet_torch.compression.schemes import Applied, Candidate, CostTable, Unit
 from aimet_torch.graph import trace
-from aimet_torch.ptq.layers import LAYER_TYPES, LayerType, ModuleUses
+from aimet_torch.ptq.layers import LAYER_TYPES, LayerType, ModuleUses, replace_modules
 
 __all__ = ["LowRankScheme"]
 
@@ -195,6 +195,14 @@ class LowRankScheme:
         """Cost of the whole model: those of layers add up."""
         saved = (self._costs.of_layer(name) - found.cost for name, found in choice.items())
         return self.total - sum(saved)
+
+    def shaped(self, model: nn.Module, choice: Mapping[str, Candidate]) -> nn.Module:
+        """A copy of the model with truncated layers."""
+        made = copy.deepcopy(model)
+        built = [candidate.build() for candidate in choice.values()]
+        modules = {made.get_submodule(n): new for each in built for n, new in each.items()}
+        replace_modules(made, modules)
+        return made.eval()
 
     def apply(
         self, model: nn.Module, ratios: Mapping[str, float], *, by_layer: bool = False

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from aimet_torch.common.defs import CostMetric
 from aimet_torch.compression.pruning import PruningPlan
+from aimet_torch.compression.pruning.latency import PruningLatency
 from aimet_torch.compression.pruning.results import LayerPruning, PrunedModel
 from aimet_torch.compression.pruning.structure import ChannelGroup
 from aimet_torch.compression.schemes import Applied, Candidate, Unit
@@ -31,14 +32,11 @@ class PruningScheme:
     Args:
         model: Left as it is.
         dummy_input: What it is traced on and costs are counted for.
-        metric: What ratios of the whole model compare.
+        metric: What ratios of the whole model compare. Time is measured on this machine.
         multiplicity: Channel counts are rounded up to multiples of this.
         modules_to_ignore: Layers whose input channels stay.
         data: Batches that weights are solved for on; None: weights keep their values.
         selection: Which channels stay: ``magnitude``, ``lasso``, ``gram`` or ``auto``.
-
-    Raises:
-        NotImplementedError: ``metric`` is latency.
     """
 
     name = "channel_pruning"
@@ -55,12 +53,6 @@ class PruningScheme:
         data: Iterable[Any] | None = None,
         selection: str = "magnitude",
     ) -> None:
-        if metric is CostMetric.latency:
-            raise NotImplementedError(
-                "compress_model: `cost_metric` must be mac or memory for channel pruning, got "
-                "latency; a `multiplicity` of 8 or 16 keeps the channel counts that kernels like"
-            )
-        self._metric = metric
         self._options: dict[str, Any] = {
             "selection": selection,
             "multiplicity": multiplicity,
@@ -71,7 +63,13 @@ class PruningScheme:
         self._ignored = list(modules_to_ignore)
         self._plan = PruningPlan(model, dummy_input, keep_inputs=self._ignored, **self._options)
         self.left = dict(self._plan.structure.obstacles)
-        self.total = self._plan.costs.cost({}, metric)
+        costs = self._plan.costs
+        self._cost: Callable[[Mapping[str, int]], float]
+        if metric is CostMetric.latency:
+            self._cost = PruningLatency(costs, model, dummy_input).cost
+        else:
+            self._cost = functools.partial(costs.cost, metric=metric)
+        self.total = self._cost({})
 
     def units(self, ratios: Sequence[float]) -> list[Unit]:
         """Groups that some ratio makes smaller."""
@@ -97,7 +95,7 @@ class PruningScheme:
             count = self._count(group, ratio)
             if count < last:
                 kept = {unit: count}
-                cost = self._plan.costs.cost(kept, self._metric)
+                cost = self._cost(kept)
                 build = functools.partial(self._masked, group, count)
                 lost = self._plan.error(kept)
                 error = lost if self._plan.fits else None
@@ -127,7 +125,12 @@ class PruningScheme:
     def cost(self, choice: Mapping[str, Candidate]) -> float:
         """Cost of the whole model."""
         ratios = {name: candidate.ratio for name, candidate in choice.items()}
-        return self._plan.costs.cost(self._counts(ratios), self._metric)
+        return self._cost(self._counts(ratios))
+
+    def shaped(self, model: nn.Module, choice: Mapping[str, Candidate]) -> nn.Module:
+        """A copy of the model with fewer channels, whose weights keep their values."""
+        ratios = {name: candidate.ratio for name, candidate in choice.items()}
+        return self._plan.apply(self._counts(ratios), reconstruct=False).model.eval()
 
     def apply(
         self, model: nn.Module, ratios: Mapping[str, float], *, by_layer: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,10 +23,12 @@ from aimet_torch.compression.selection import (
     select_greedily,
 )
 
-__all__ = ["choose_exactly", "choose_greedily"]
+__all__ = ["choose_by_time", "choose_exactly", "choose_greedily"]
 
 _BETWEEN = 24  # ratios that are tried around the one that was chosen
 _CLOSE = 0.99  # of the ratio that was asked for: less than that is explained
+_NOISE = 0.02  # of a measured time
+_TRIES = 4  # choices whose time is measured
 _WORTH = 10.0  # one percent nearer is worth as many percent of the error
 
 
@@ -88,6 +90,49 @@ def choose_greedily(
     found = _filled(scheme, units, lost, choice, target)
     values = {name: top - value for name, value in found.values.items()}
     return dataclasses.replace(found, value=choice.value, values=values)
+
+
+def choose_by_time(
+    choose: Callable[[float], Choice], measure: Callable[[Choice], float], target: float
+) -> Choice:
+    """A choice whose model, as a whole, takes the time that was asked for.
+
+    What layers take alone does not add up to what the model takes. So the model of a choice is
+    measured, and the next one is for what that was off by.
+
+    Args:
+        choose: Makes the choice for a ratio of the times that add up.
+        measure: Time of the model with a choice over that of the model as it is.
+        target: What that has to be.
+
+    Returns:
+        The best of some choices, with the ratio that was measured.
+
+    Raises:
+        ValueError: No choice is that small.
+    """
+    best: tuple[tuple[bool, float], Choice] | None = None
+    aim = target
+    for _ in range(_TRIES):
+        try:
+            choice = choose(aim)
+        except ValueError:
+            if best is None:
+                raise
+            break
+        real = measure(choice)
+        key = real > (1 + _NOISE) * target, abs(real - target)
+        if best is None or key < best[0]:
+            best = key, dataclasses.replace(choice, ratio=real, note="")
+        if abs(real - target) <= _NOISE * target:
+            break
+        aim = min(aim * target / real, 1.0)
+    assert best is not None
+    found = best[1]
+    if abs(found.ratio - target) > _NOISE * target:
+        note = f"{found.ratio:.4g} of the time instead of {target:g}, the nearest that was found"
+        found = dataclasses.replace(found, note=note)
+    return found
 
 
 # -- ratios between candidates ---------------------------------------------------------------------
@@ -155,7 +200,6 @@ def _filled(
     budget = limit_of(target) * scheme.total
     while True:
         best: tuple[float, float, str, Candidate | None] | None = None
-        now = scheme.cost(chosen)
         for unit in units:
             if unit.name not in chosen:
                 continue
@@ -165,7 +209,7 @@ def _filled(
             candidate, cost = found
             error = 0.0 if candidate is None else _value(unit, rows[unit.name], candidate)
             gain = _value(unit, rows[unit.name], chosen[unit.name]) - error
-            if cost > now and (best is None or (gain, cost) > best[:2]):
+            if best is None or (gain, cost) > best[:2]:
                 best = gain, cost, unit.name, candidate
         if best is None:
             break

@@ -107,6 +107,10 @@ class Scheme(Protocol):
         """Cost of the whole model when these units have these candidates."""
         ...
 
+    def shaped(self, model: nn.Module, choice: Mapping[str, Candidate]) -> nn.Module:
+        """A copy of the model whose layers have the sizes of a choice, for measuring its time."""
+        ...
+
     def apply(
         self, model: nn.Module, ratios: Mapping[str, float], *, by_layer: bool = False
     ) -> Applied:

@@ -130,7 +130,12 @@ class PruningCosts:
         kept[name] = old
         return (then - now) / self._full(metric)
 
-    def _entry_cost(self, entry: _Entry, kept: Mapping[str, int], metric: CostMetric) -> float:
+    def shares(self, kept: Mapping[str, int]) -> dict[str, tuple[float, float]]:
+        """Share of its input and of its output channels that each layer keeps."""
+        pairs = zip(self.structure.layers, self._entries, strict=False)  # layers come first
+        return {layer.name: self._entry_shares(entry, kept) for layer, entry in pairs}
+
+    def _entry_shares(self, entry: _Entry, kept: Mapping[str, int]) -> tuple[float, float]:
         groups = self.structure.groups
         shares = []
         for places, count in (
@@ -139,6 +144,10 @@ class PruningCosts:
         ):
             gone = sum((groups[n].size - kept[n]) * each for n, each in places if n in kept)
             shares.append(1 - gone / count)
+        return shares[0], shares[1]
+
+    def _entry_cost(self, entry: _Entry, kept: Mapping[str, int], metric: CostMetric) -> float:
+        shares = self._entry_shares(entry, kept)
         both = shares[1] if entry.is_grouped else shares[0] * shares[1]
         if metric is CostMetric.mac:
             return entry.macs * both

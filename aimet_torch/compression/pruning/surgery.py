@@ -14,7 +14,7 @@ from aimet_torch.compression.pruning.propagation import Layer, select
 from aimet_torch.compression.pruning.rules import norm_removes_groups
 from aimet_torch.compression.pruning.structure import ChannelStructure
 
-__all__ = ["remove_channels"]
+__all__ = ["remove_channels", "shrink_layer"]
 
 
 def remove_channels(model: nn.Module, structure: ChannelStructure, keep: Tensor) -> None:
@@ -27,7 +27,7 @@ def remove_channels(model: nn.Module, structure: ChannelStructure, keep: Tensor)
     """
     with torch.no_grad():
         for layer in structure.layers:
-            _shrink_layer(model, layer, keep)
+            shrink_layer(model, layer, keep)
         for name, atoms in structure.labels.axes.items():
             _shrink_norm(model.get_submodule(name), keep[atoms])
         for name, atoms in structure.labels.elements.items():
@@ -44,7 +44,8 @@ def weight_indices(layer: Layer, keep: Tensor) -> tuple[Tensor, Tensor]:
     return first, second[:size]
 
 
-def _shrink_layer(model: nn.Module, layer: Layer, keep: Tensor) -> None:
+def shrink_layer(model: nn.Module, layer: Layer, keep: Tensor) -> None:
+    """Take channels out of one layer of ``model``, in place; arguments as above."""
     inputs, outputs = keep[layer.inputs], keep[layer.outputs]
     if bool(inputs.all()) and bool(outputs.all()):
         return

@@ -8,12 +8,15 @@ from aimet_common.defs import CompressionScheme, CostMetric, GreedySelectionPara
 from torch import nn
 
 from aimet_torch.compress import ModelCompressor
+from aimet_torch.compression import Latency
 from aimet_torch.compression.pruning_scheme import PruningScheme, _with_zeros
 from aimet_torch.defs import (
     ChannelPruningParameters,
     ExactSelectionParameters,
     ModuleCompRatioPair,
 )
+from aimet_torch.graph import bind_inputs
+from aimet_torch.ptq.layers import LAYER_TYPES
 from tests.python.compression.networks import images, likeness, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -169,9 +172,120 @@ def test_data_choose_channels_that_lose_less():
 
 
 def test_what_is_refused():
-    with pytest.raises(NotImplementedError, match="`cost_metric` must be mac or memory for chan"):
-        compress(small(), "auto", auto(ExactSelectionParameters(0.6)), CostMetric.latency)
     with pytest.raises(ValueError, match="`num_reconstruction_samples` must be positive, got 0"):
         ChannelPruningParameters(None, 0, True, ChannelPruningParameters.Mode.auto, auto(None))
     with pytest.raises(ValueError, match=r"got 0.01; the smallest with them is"):
         compress(small(), "auto", auto(ExactSelectionParameters(0.01)))
+
+
+# ---------------------------------------------------------------------------- measured time
+
+
+class Clock:
+    """In the place of `measure_latency`: what a run costs by multiply-accumulates, in steps.
+
+    Args:
+        step: Channels are as slow as the next multiple of this.
+        fixed: Seconds of every layer besides.
+    """
+
+    def __init__(self, step=1, fixed=0.0):
+        self.step, self.fixed, self.calls = step, fixed, 0
+
+    def __call__(self, model, input, *, baseline=None, rounds=20):
+        self.calls += 1
+        seconds = self.seconds(model, input)
+        speedup = None if baseline is None else self.seconds(baseline, input) / seconds
+        return Latency(seconds, (seconds, seconds), rounds, 1, "cpu", speedup)
+
+    def seconds(self, model, input):
+        total = 0.0
+
+        def add(layer, args, output):
+            nonlocal total
+            is_linear = isinstance(layer, nn.Linear)
+            groups = 1 if is_linear else layer.groups
+            ins, outs = args[0].shape[1], output.shape[1]
+            kernel = layer.weight[0, 0].numel()
+            places = output.numel() // outs
+            rounded = [-(-count // self.step) * self.step for count in (ins // groups, outs)]
+            total += rounded[0] * rounded[1] * kernel * places * 1e-9 + self.fixed
+
+        layers = [m for m in model.modules() if isinstance(m, LAYER_TYPES)]
+        handles = [layer.register_forward_hook(add) for layer in layers]
+        args, kwargs = bind_inputs(model, input)
+        with torch.no_grad():
+            model(*args, **kwargs)
+        for handle in handles:
+            handle.remove()
+        return total
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr("aimet_torch.compression.pruning.latency.measure_latency", made)
+    monkeypatch.setattr("aimet_torch.compression.job.measure_latency", made)
+    return made
+
+
+@pytest.mark.parametrize("fixed", [0.0, 1e-5])
+def test_measured_layers_add_up_to_the_smaller_model(clock, fixed):
+    clock.fixed = fixed
+    model, x = small(), images(2)
+    scheme = PruningScheme(model, x, CostMetric.latency)
+    assert scheme.total == pytest.approx(clock.seconds(model, x))
+    groups = {unit.name: unit for unit in scheme.units([0.25, 0.4, 0.55, 0.75, 0.9])}
+    for picks in ({"conv1": 0}, {"stem": 2}, {"stem": 1, "conv1": 3, "down": 2}):
+        choice = {name: groups[name].candidates[index] for name, index in picks.items()}
+        smaller = scheme.apply(model, {name: c.ratio for name, c in choice.items()}).model
+        assert scheme.cost(choice) == pytest.approx(clock.seconds(smaller, x), rel=1e-6)
+    # Each layer some times, not once for each candidate of each choice.
+    assert clock.calls < 80
+
+
+@pytest.mark.parametrize("selection", [GreedySelectionParameters, ExactSelectionParameters])
+def test_measured_time_is_a_budget(clock, selection):
+    model = small()
+    compressed, stats = compress(model, "auto", auto(selection(0.6)), CostMetric.latency)
+    x = images(1)
+    ratio = clock.seconds(compressed.eval(), x) / clock.seconds(model, x)
+    assert 0.5 < ratio <= 0.6 * 1.02
+    assert stats.latency_ratio == pytest.approx(ratio)
+    assert stats.compression_ratio_selection_stats.achieved == pytest.approx(ratio, rel=1e-6)
+    assert "measured time" in str(stats)
+
+
+def test_steps_of_a_machine_are_seen(clock):
+    clock.step = 4
+    compressed, stats = compress(
+        small(), "auto", auto(ExactSelectionParameters(0.6)), CostMetric.latency, multiplicity=4
+    )
+    assert stats.latency_ratio <= 0.6 * 1.02
+    assert compressed.down.out_channels % 4 == 0
+
+
+def test_layers_of_every_kind_are_measured(clock):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv1d(4, 16, 3)
+            self.grouped = nn.Conv1d(16, 32, 3, groups=4)
+            self.up = nn.ConvTranspose1d(32, 8, 2, groups=2)
+            self.b = nn.Conv1d(8, 4, 1)
+
+        def forward(self, x):
+            return self.b(self.up(self.grouped(self.a(x).relu()).relu()).relu())
+
+    torch.manual_seed(0)
+    model = Mixed().eval()
+    compressed, stats = ModelCompressor.compress_model(
+        model, lambda m, *_: 1.0, None, (2, 4, 20), CompressionScheme.channel_pruning,
+        CostMetric.latency, ChannelPruningParameters(
+            None, 1, True, ChannelPruningParameters.Mode.auto,
+            auto(ExactSelectionParameters(0.8, data_loader=[torch.randn(8, 4, 20)])),
+        ),
+    )  # fmt: skip
+    assert 0.4 < stats.latency_ratio <= 0.8
+    assert stats.latency_ratio == stats.compression_ratio_selection_stats.achieved
+    assert compressed(torch.randn(2, 4, 20)).shape == model(torch.randn(2, 4, 20)).shape

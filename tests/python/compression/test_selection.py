@@ -14,9 +14,18 @@ from aimet_torch.common.defs import CostMetric
 from aimet_torch.compression.low_rank_scheme import LowRankScheme
 from aimet_torch.compression.prefix_cache import PrefixCache
 from aimet_torch.compression.pruning_scheme import PruningScheme
-from aimet_torch.compression.refinement import choose_exactly, choose_greedily
+from aimet_torch.compression.refinement import (
+    choose_by_time,
+    choose_exactly,
+    choose_greedily,
+)
 from aimet_torch.compression.schemes import Candidate, Unit
-from aimet_torch.compression.selection import monotonic, select_exactly, select_greedily
+from aimet_torch.compression.selection import (
+    Choice,
+    monotonic,
+    select_exactly,
+    select_greedily,
+)
 from aimet_torch.compression.sensitivity import measure_sensitivities
 from benchmarks import fashion_mnist
 from tests.python.compression.networks import images, small
@@ -426,3 +435,24 @@ def test_both_searches_come_within_one_percent(make, scheme, target):
         ratios = {name: candidate.ratio for name, candidate in found.candidates.items()}
         smaller = made.apply(model, ratios)
         assert smaller.after.macs / smaller.before.macs == pytest.approx(found.ratio)
+
+
+def test_a_choice_by_time_corrects_what_does_not_add_up():
+    asked = []
+
+    def choose(aim):
+        asked.append(aim)
+        if aim < 0.3:
+            raise ValueError("too small")
+        return Choice({}, aim, 1.0, [])
+
+    found = choose_by_time(choose, lambda choice: 1.3 * choice.ratio, 0.5)
+    assert found.ratio == pytest.approx(0.5, rel=0.02)
+    assert not found.note
+    assert asked == pytest.approx([0.5, 0.5 / 1.3])
+    # What cannot be measured to be that fast: the nearest, and a note.
+    found = choose_by_time(choose, lambda choice: max(choice.ratio, 0.8), 0.5)
+    assert found.ratio == 0.8
+    assert found.note.startswith("0.8 of the time instead of 0.5")
+    with pytest.raises(ValueError, match="too small"):
+        choose_by_time(choose, lambda choice: choice.ratio, 0.2)
