@@ -1,12 +1,13 @@
 """What compression costs in accuracy and saves in time: this project and aimet-torch 2.42.
 
-``python -m benchmarks.compression [--output FILE] [ROW ...]``; ``--list`` names the rows. Four
+``python -m benchmarks.compression [--output FILE] [ROW ...]``; ``--list`` names the rows. Five
 kinds, each on networks trained on Fashion-MNIST (a seed chooses the calibration pictures and the
 order of training):
 
 - ``plain/...``: both libraries without fine-tuning, on the same ratios of the layers, and each with
   its own choice of ratios. Ours again with data.
 - ``tuned/...``: spatial SVD, channel pruning and three epochs, to half the multiply-accumulates.
+- ``together/...``: accuracy, multiply-accumulates, bytes and time after each step, with W8A8.
 - ``shapes/...``: whether MobileNetV2 and ResNets come within 1 % of the ratio that was asked for.
 - ``search/...``: seconds of the whole automatic search for ResNet-18 at 64 x 64 on 500 pictures.
 
@@ -19,22 +20,16 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from aimet_torch import defs
-from aimet_torch.common.defs import CompressionScheme, CostMetric
 from aimet_torch.common.tables import text_table, write_json
-from aimet_torch.compress import ModelCompressor
-from aimet_torch.compression import estimate_cost
-from benchmarks import fashion_mnist
 from benchmarks.compression_subjects import SEARCH_IMAGES, compressed_network
+from benchmarks.compression_training import together, tuned
 from benchmarks.environment import describe
 from benchmarks.rivals import Rival, RivalUnavailableError
 
@@ -42,7 +37,6 @@ RESULTS = Path(__file__).with_name("results") / "compression.json"
 NETWORKS = ("resnet", "cnn", "separable")
 SEEDS = (0, 1, 2)
 SCHEMES = ("spatial_svd", "weight_svd", "channel_pruning")
-EPOCHS = 3
 RATIOS = (0.5, 0.66, 0.75)
 SHAPES = {"mobilenet_v2": "weight_svd", "resnet18": "spatial_svd", "resnet50": "spatial_svd"}
 
@@ -80,94 +74,6 @@ def _outcome(compute: Callable[[], Any]) -> Row:
     except (RivalUnavailableError, RuntimeError, ValueError) as error:
         return {"error": str(error)[:200]}
     return {"before": round(before, 2), "after": round(after, 2), "mac_ratio": round(ratio, 4)}
-
-
-def tuned(name: str, seed: int) -> Row:
-    """Spatial SVD, channel pruning and three epochs, to half the multiply-accumulates."""
-    torch.manual_seed(seed)
-    model = fashion_mnist.trained(name)
-    images, labels = fashion_mnist.load("train")
-    data = fashion_mnist.calibration_batches(1024, seed=seed)
-    compressed = half(model, data)
-    row: Row = {
-        "before": round(fashion_mnist.accuracy(model), 2),
-        "compressed": round(fashion_mnist.accuracy(compressed), 2),
-        "mac_ratio": round(_macs(compressed, data[0]) / _macs(model, data[0]), 4),
-    }
-    _train(compressed, images, labels)
-    row["tuned"] = round(fashion_mnist.accuracy(compressed), 2)
-    control = fashion_mnist.trained(name)
-    _train(control, images, labels)
-    row["control"] = round(fashion_mnist.accuracy(control), 2)
-    row["speedup"] = {str(n): speedup(model, compressed, data[0][:n]) for n in (1, 16)}
-    return row
-
-
-def half(model: nn.Module, data: list[torch.Tensor]) -> nn.Module:
-    """Multiples of 8 channels throughout: what kernels are fast with."""
-    left = 1.0
-    for scheme, ratio in (("spatial_svd", 0.85), ("channel_pruning", 0.5)):
-        wanted = defs.ExactSelectionParameters(ratio / left, data_loader=data)
-        parameters: Any
-        if scheme == "spatial_svd":
-            svd = defs.SpatialSvdParameters
-            parameters = svd(svd.Mode.auto, svd.AutoModeParams(wanted), 8, data)
-        else:
-            pruning = defs.ChannelPruningParameters
-            mode, params = pruning.Mode.auto, pruning.AutoModeParams(wanted)
-            parameters = pruning(data, 1024, True, mode, params, 8, "gram")
-        model, stats = ModelCompressor.compress_model(
-            model,
-            lambda each, *_: fashion_mnist.accuracy(each, 1000),
-            None,
-            (1, 1, 28, 28),
-            CompressionScheme[scheme],
-            CostMetric.mac,
-            parameters,
-        )
-        left *= stats.mac_compression_ratio  # a ratio is that of the model as it comes in
-    return model
-
-
-def _macs(model: nn.Module, x: torch.Tensor) -> int:
-    return estimate_cost(model, x[:1]).macs
-
-
-def _train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
-    steps = EPOCHS * -(-len(images) // 128)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
-    model.train()
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(images)).split(128):
-            loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    model.eval()
-
-
-def speedup(model: nn.Module, compressed: nn.Module, x: torch.Tensor, rounds: int = 60) -> float:
-    """Median ratio of the times of both in ONNX Runtime with one thread, turn by turn."""
-    import io
-
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    sessions = []
-    for each in (model, compressed):
-        file = io.BytesIO()
-        torch.onnx.export(each, (x,), dynamo=True, verbose=False).save(file)
-        sessions.append(onnxruntime.InferenceSession(file.getvalue(), options))
-    seconds: list[list[float]] = [[], []]
-    for _ in range(rounds):
-        for session, times in zip(sessions, seconds, strict=True):
-            start = time.perf_counter()
-            session.run(None, {session.get_inputs()[0].name: x.numpy()})
-            times.append(time.perf_counter() - start)
-    return round(statistics.median(a / b for a, b in zip(*seconds, strict=True)), 2)
 
 
 def shape(name: str, ratio: float) -> Row:
@@ -218,6 +124,8 @@ def rows(
     for name in ("resnet", "cnn"):
         for seed in SEEDS:
             found[f"tuned/{name}/{seed}"] = functools.partial(tuned, name, seed)
+    for name in ("resnet", "cnn"):
+        found[f"together/{name}"] = functools.partial(together, name)
     for name in SHAPES:
         for ratio in RATIOS:
             found[f"shapes/{name}/{ratio}"] = functools.partial(shape, name, ratio)

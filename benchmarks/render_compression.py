@@ -65,7 +65,26 @@ def markdown(report: Row) -> str:
         reached = {row["asked"]: f"{row['reached']:.4f}" for row in found}
         cells = " | ".join(reached.get(ratio, "-") for ratio in asked)
         lines.append(f"| {network}, reached | {cells} |")
+    for network in _names(rows, "together"):
+        (row,) = _part(rows, f"together/{network}")
+        lines += ["", *_together(network, row["steps"])]
     return "\n".join(lines) + "\n"
+
+
+def _together(network: str, steps: Sequence[Row]) -> list[str]:
+    lines = [
+        f"| {network}, step by step | top-1 in % | MACs | bytes of weights | 16 pictures |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for step in steps:
+        time = f"{step['milliseconds']:.2f} ms"
+        if step is not steps[0]:
+            time += f", {step['times_faster']:.2f}x faster"
+        lines.append(
+            f"| {step['step']} | {step['accuracy']:.2f} | {step['macs']:,} | {step['bytes']:,} |"
+            f" {time} |"
+        )
+    return lines
 
 
 def _names(rows: Row, kind: str) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aimet_torch.compression import estimate_cost
-from benchmarks import compression, fashion_mnist, render_compression
+from benchmarks import compression, compression_training, fashion_mnist, render_compression
 from benchmarks.compression_subjects import compressible, count_macs
 
 
@@ -45,7 +45,7 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
 def test_rows_are_there_for_everything():
     names = list(compression.rows(lambda: None, {}))
-    assert len(names) == len(set(names)) == 3 * 3 * 2 + 2 * 3 + 3 * 3 + 1
+    assert len(names) == len(set(names)) == 3 * 3 * 2 + 2 * 3 + 2 + 3 * 3 + 1
 
 
 def test_the_rival_is_not_asked_again(monkeypatch):
@@ -84,6 +84,19 @@ def test_the_tables_compare_with_the_loss_of_the_rival():
         "plain/cnn/weight_svd/greedy": {"rival": theirs, "ours_data": ours},
         "plain/cnn/weight_svd/uniform": {"rival": {"error": "no"}, "ours_data": ours[:1]},
         "tuned/cnn/0": tuned,
+        "together/cnn": {
+            "steps": [
+                {
+                    "step": step,
+                    "accuracy": 90.0,
+                    "macs": 1234,
+                    "bytes": size,
+                    "milliseconds": time,
+                    "times_faster": round(2 / time, 2),
+                }
+                for step, size, time in (("FP32", 4000, 2.0), ("W8A8", 1000, 1.0))
+            ]
+        },
         "shapes/resnet18/0.5": {"asked": 0.5, "reached": 0.4991},
         "search/resnet18": {
             "ours_exact": 2.0,
@@ -100,3 +113,14 @@ def test_the_tables_compare_with_the_loss_of_the_rival():
     page = render_compression.markdown({"rows": rows})
     assert "| cnn, weight SVD | 90.00 | error: no | 88.00 : 0.50 | - |" in page
     assert "| resnet18, reached | 0.4991 |" in page
+    assert "| FP32 | 90.00 | 1,234 | 4,000 | 2.00 ms |" in page
+    assert "| W8A8 | 90.00 | 1,234 | 1,000 | 1.00 ms, 2.00x faster |" in page
+
+
+def test_files_are_timed_turn_by_turn():
+    x = torch.randn(2, 3, 8, 8)
+    files = [compression_training._plain_onnx(nn.Conv2d(3, n, 3).eval(), x) for n in (4, 8)]
+    seconds = compression_training.times(files, x, rounds=3)
+    assert [len(own) for own in seconds] == [3, 3]
+    assert min(map(min, seconds)) > 0
+    assert compression_training._ratio([2.0, 4.0, 6.0], [1.0, 2.0, 2.0]) == 2.0
