@@ -109,7 +109,8 @@ class Compression:
             first = [RankSelectScheme.greedy] if self._scheme == "weight_svd" else []
             mode, params = kind.Mode.auto, kind.AutoModeParams(*first, select, rest)
         if self._scheme == "channel_pruning":
-            return kind(self._loader(), CALIBRATION_IMAGES, True, mode, params)
+            chosen = {"selection": "gram"} if self._data else {}
+            return kind(self._loader(), CALIBRATION_IMAGES, True, mode, params, **chosen)
         extra = {"data_loader": self._loader()} if self._data else {}
         return kind(mode, params, **extra)
 
