@@ -46,7 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     from aimet_torch.common.version import __version__
 
     parser = argparse.ArgumentParser(
-        prog="aimet", description="Neural-network quantization and compression for PyTorch."
+        prog="aimet",
+        description="Neural-network quantization and compression for PyTorch.",
+        epilog="example:\n  aimet quantize my_model:load --data photographs",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"aimet_torch {__version__}")
     parser.add_argument(

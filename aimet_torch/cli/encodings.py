@@ -24,6 +24,8 @@ def register(commands: Any) -> None:
         "encodings",
         help="show, check, convert and compare encodings files",
         description="Encodings files of versions 0.4.0 to 2.1.0.",
+        epilog="example:\n  aimet encodings show net.encodings",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_show(actions)

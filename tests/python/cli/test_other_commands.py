@@ -181,13 +181,9 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 
 def examples() -> list[str]:
-    leaves = [
-        child
-        for child in parsers(_parser())
-        if not any(isinstance(a, argparse._SubParsersAction) for a in child._actions)
-    ]
-    texts = [(child.epilog or "").removeprefix("example:\n  ") for child in leaves]
-    assert all(text.startswith("aimet ") for text in texts), [c.prog for c in leaves]
+    found = [_parser(), *parsers(_parser())]
+    texts = [(child.epilog or "").removeprefix("example:\n  ") for child in found]
+    assert all(text.startswith("aimet ") for text in texts), [c.prog for c in found]
     return sorted(texts, key=lambda text: (not text.startswith("aimet quantize "), text))
 
 
