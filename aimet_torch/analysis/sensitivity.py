@@ -58,8 +58,21 @@ class SensitivityRow:
         return key if kind == "param_quantizers" else f"{kind.removesuffix('_quantizers')} {key}"
 
 
+class _Document:
+    """What the tables below share, which are dataclasses."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain lists and dicts."""
+        document: dict[str, Any] = json_ready(asdict(self))  # type: ignore[call-overload]
+        return document
+
+    def save_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything to a file; `load_json` reads it."""
+        return write_json(path, self.to_dict())
+
+
 @dataclass
-class Sensitivity:
+class Sensitivity(_Document):
     """Sensitivity of every quantizer at several bit widths. `print` shows it as a table.
 
     Attributes:
@@ -129,15 +142,6 @@ class Sensitivity:
         rows = [row for row in self.rows if row.bitwidth == bitwidth]
         return sorted(rows, key=lambda row: row.loss, reverse=True)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain lists and dicts."""
-        document: dict[str, Any] = json_ready(asdict(self))
-        return document
-
-    def save_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything to a file; `load_json` reads it."""
-        return write_json(path, self.to_dict())
-
     @classmethod
     def load_json(cls, path: str | os.PathLike[str]) -> Sensitivity:
         """Read what `save_json` has written."""
@@ -182,7 +186,7 @@ class GroupScore:
 
 
 @dataclass
-class GroupScores:
+class GroupScores(_Document):
     """Scores of groups at candidates. `print` shows them as a table.
 
     Attributes:
@@ -206,15 +210,6 @@ class GroupScores:
     def as_dict(self) -> dict[tuple[str, str], float]:
         """Scores by group and text of the candidate, such as ``("conv1", "W4A8")``."""
         return {(row.group, str(row.candidate)): row.score for row in self.rows}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain lists and dicts."""
-        document: dict[str, Any] = json_ready(asdict(self))
-        return document
-
-    def save_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything to a file; `load_json` reads it."""
-        return write_json(path, self.to_dict())
 
     @classmethod
     def load_json(cls, path: str | os.PathLike[str]) -> GroupScores:

@@ -1,5 +1,6 @@
 #include "aimet/algorithms/channel_selection.h"
 
+#include "aimet/algorithms/damped_cholesky.h"
 #include "aimet/algorithms/one_blas_thread.h"
 
 #include <ATen/Parallel.h>
@@ -7,7 +8,6 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/cholesky_inverse.h>
 #include <ATen/ops/cholesky_solve.h>
-#include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
@@ -70,17 +70,6 @@ at::Tensor index_of(const std::vector<int64_t>& values) {
   return at::tensor(values, at::kLong);
 }
 
-// Lower Cholesky factor; a matrix that is singular to the last bits gets a trace of its diagonal.
-at::Tensor cholesky(const at::Tensor& matrix) {
-  const double mean = matrix.diagonal().mean().item<double>();
-  for (double ridge = 0;; ridge = ridge == 0 ? 1e-12 : ridge * 100) {
-    at::Tensor damped = matrix.clone();
-    if (ridge > 0) damped.diagonal().add_(mean > 0 ? mean * ridge : 1.0);
-    auto [factor, info] = at::linalg_cholesky_ex(damped);
-    if (info.item<int>() == 0 || ridge > 1) return factor;
-  }
-}
-
 // Backward elimination with refitting. What is left is kept at the front of all matrices: the
 // inputs of the unit that goes swap places with the last ones.
 class Elimination {
@@ -90,7 +79,7 @@ class Elimination {
         left_(problem.weight.size(1)),
         outputs_(problem.weight.size(0)),
         weight_(problem.weight.t().contiguous()),  // (d, o): an input's weights are one row
-        inverse_(at::cholesky_inverse(cholesky(problem.gram))),
+        inverse_(at::cholesky_inverse(damped_cholesky(problem.gram))),
         inputs_(problem.inputs),
         unit_(problem.unit) {}
 
@@ -136,8 +125,8 @@ class Elimination {
     if (left_ == 0) return;
     const at::Tensor columns = inverse_.slice(0, 0, left_).slice(1, left_, left_ + size);
     const at::Tensor block = inverse_.slice(0, left_, left_ + size).slice(1, left_, left_ + size);
-    const at::Tensor solved =
-        at::cholesky_solve(columns.t().contiguous(), cholesky(block.contiguous()));  // (size, left)
+    const at::Tensor solved =  // (size, left)
+        at::cholesky_solve(columns.t().contiguous(), damped_cholesky(block.contiguous()));
     inverse_.slice(0, 0, left_).slice(1, 0, left_).addmm_(columns, solved, 1, -1);
     weight_.slice(0, 0, left_).addmm_(solved.t(), weight_.slice(0, left_, left_ + size), 1, -1);
   }
@@ -219,7 +208,8 @@ std::vector<double> refitted_errors(const Problem& problem, const std::vector<in
     sorted.insert(sorted.end(), problem.inputs[*unit].begin(), problem.inputs[*unit].end());
   }
   const at::Tensor index = index_of(sorted);
-  const at::Tensor lower = cholesky(problem.gram.index_select(0, index).index_select(1, index));
+  const at::Tensor lower =
+      damped_cholesky(problem.gram.index_select(0, index).index_select(1, index));
   const at::Tensor energy =
       at::matmul(problem.weight.index_select(1, index), lower).square().sum(0).contiguous();
   const double* values = energy.const_data_ptr<double>();

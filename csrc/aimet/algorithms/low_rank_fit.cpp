@@ -1,4 +1,5 @@
 // Low-rank factors with the least error of a layer's outputs.
+#include "aimet/algorithms/damped_cholesky.h"
 #include "aimet/algorithms/low_rank.h"
 #include "aimet/algorithms/low_rank_form.h"
 #include "aimet/algorithms/one_blas_thread.h"
@@ -10,7 +11,6 @@
 #include <ATen/ops/cholesky_solve.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
-#include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/linalg_solve_triangular.h>
 #include <ATen/ops/linalg_svd.h>
@@ -26,18 +26,6 @@ namespace aimet {
 namespace {
 
 constexpr const char* kOp = "low_rank_fit";
-
-// Lower Cholesky factor of a matrix that may be singular to the last bits: then a trace of its
-// diagonal is added.
-at::Tensor cholesky(const at::Tensor& matrix) {
-  const double mean = matrix.diagonal().mean().item<double>();
-  for (double ridge = 0;; ridge = ridge == 0 ? 1e-12 : ridge * 100) {
-    at::Tensor damped = matrix.clone();
-    if (ridge > 0) damped.diagonal().add_(mean > 0 ? mean * ridge : 1.0);
-    auto [factor, info] = at::linalg_cholesky_ex(damped);
-    if (info.item<int>() == 0 || ridge > 1) return factor;
-  }
-}
 
 double inner(const at::Tensor& a, const at::Tensor& b) {
   return (a * b).sum().item<double>();
@@ -64,7 +52,7 @@ class GroupProblem {
 
   // One slot: a truncated SVD in the metric of the outputs.
   Factors solve_directly() const {
-    const at::Tensor lower = cholesky(gram_.reshape({shared_, shared_}));
+    const at::Tensor lower = damped_cholesky(gram_.reshape({shared_, shared_}));
     const auto [u, values, vh] =
         at::linalg_svd(at::matmul(target_.select(1, 0), lower), /*full_matrices=*/false);
     const at::Tensor root = values.slice(0, 0, rank_).sqrt();
@@ -82,7 +70,7 @@ class GroupProblem {
     std::vector<at::Tensor> diagonal;
     for (int64_t j = 0; j < slots_; ++j) diagonal.push_back(gram_.select(0, j).select(1, j));
     common_ = at::stack(diagonal).mean(0);
-    common_factor_ = cholesky(common_);
+    common_factor_ = damped_cholesky(common_);
 
     const at::Tensor rows = target_.reshape({-1, shared_});
     const at::Tensor plain = std::get<2>(at::linalg_svd(rows, false)).slice(0, 0, rank_);
@@ -116,7 +104,7 @@ class GroupProblem {
     const at::Tensor normal =
         at::matmul(a, half.reshape({slots_, shared_, slots_ * rank_}))  // (s, r, s * r)
             .reshape({slots_ * rank_, slots_ * rank_});
-    const at::Tensor second = at::cholesky_solve(reached.t(), cholesky(normal)).t();  // (o, s * r)
+    const at::Tensor second = at::cholesky_solve(reached.t(), damped_cholesky(normal)).t();  // (o, s * r)
     // f = tr(T H T^T) - tr(second reached^T), rounded to no less than nothing
     const double error = std::max(0.0, energy_ - inner(second, reached));
     return {a, second.reshape({outputs_, slots_, rank_}), error};
@@ -133,7 +121,7 @@ class GroupProblem {
     for (int64_t j = 0; j < slots_; ++j) {
       diagonal.push_back(products.select(0, j).slice(1, j * rank_, (j + 1) * rank_));
     }
-    const at::Tensor left = cholesky(at::stack(diagonal).sum(0));
+    const at::Tensor left = damped_cholesky(at::stack(diagonal).sum(0));
     const at::Tensor rows = gram_.reshape({slots_, shared_, slots_ * shared_});
     const auto apply = [&](const at::Tensor& a) {
       // (k, r, j, p) -> (j, k * r, p)
