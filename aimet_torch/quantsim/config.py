@@ -8,6 +8,7 @@ key is an error that gives its path, since a misspelt rule would otherwise be ig
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -310,6 +311,13 @@ class _Reader:
                 "hw_version",
             ),
         )
+        for key in ("strict_symmetric", "unsigned_symmetric"):
+            if self._bool(defaults, key, "defaults"):
+                warnings.warn(
+                    f"quantsim config {self._source}: `defaults.{key}` has no effect, as in AIMET "
+                    "2; set `qmin` and `qmax` of the quantizers that shall have such a grid",
+                    stacklevel=3,
+                )
         ops = self._object(
             defaults.get("ops", {}),
             "defaults.ops",

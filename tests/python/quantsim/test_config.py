@@ -151,3 +151,11 @@ def test_not_json(tmp_path):
 def test_no_such_file():
     with pytest.raises(FileNotFoundError, match="neither a file nor one of the built-in"):
         load_config("nowhere.json")
+
+
+@pytest.mark.parametrize("key", ["strict_symmetric", "unsigned_symmetric"])
+def test_what_has_no_effect_says_so(key, recwarn):
+    load_config(changed(["defaults", key], "False"))
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=f"`defaults.{key}` has no effect"):
+        load_config(changed(["defaults", key], "True"))
