@@ -136,6 +136,9 @@ class CompressionScheme(Enum):
     weight_svd = 1
     spatial_svd = 2
     channel_pruning = 3
+    # Not in AIMET: decompositions of convolutions by tensorly.
+    tucker = 4
+    cp = 5
 
 
 class RankSelectScheme(Enum):

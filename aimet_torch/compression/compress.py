@@ -23,7 +23,9 @@ from aimet_torch.compression.calls import first_batches
 from aimet_torch.compression.defs import (
     AutoModeParams,
     ChannelPruningParameters,
+    CpParameters,
     SpatialSvdParameters,
+    TuckerParameters,
     WeightSvdParameters,
 )
 from aimet_torch.compression.evaluation import Evaluator
@@ -31,6 +33,7 @@ from aimet_torch.compression.job import Job, Trainer
 from aimet_torch.compression.low_rank_scheme import LowRankScheme
 from aimet_torch.compression.pruning_scheme import PruningScheme
 from aimet_torch.compression.schemes import Scheme
+from aimet_torch.compression.tensor_scheme import TensorScheme
 from aimet_torch.ptq.layers import random_inputs
 
 __all__ = ["ModelCompressor"]
@@ -38,11 +41,19 @@ __all__ = ["ModelCompressor"]
 _OP = "compress_model"
 _PAGE = "compression.html"
 
-Parameters = SpatialSvdParameters | WeightSvdParameters | ChannelPruningParameters
+Parameters = (
+    SpatialSvdParameters
+    | WeightSvdParameters
+    | ChannelPruningParameters
+    | TuckerParameters
+    | CpParameters
+)
 _PARAMETERS: dict[CompressionScheme, type[Any]] = {
     CompressionScheme.spatial_svd: SpatialSvdParameters,
     CompressionScheme.weight_svd: WeightSvdParameters,
     CompressionScheme.channel_pruning: ChannelPruningParameters,
+    CompressionScheme.tucker: TuckerParameters,
+    CompressionScheme.cp: CpParameters,
 }
 
 
@@ -92,6 +103,7 @@ class ModelCompressor:
             ValueError: The ratio cannot be reached, no layer can be made smaller, or a score of the
                 original model is not finite; the message says which.
             RuntimeError: ``eval_callback`` raised something.
+            ImportError: ``compress_scheme`` is ``tucker`` or ``cp``, and tensorly is not installed.
             PeerError: Another rank failed.
         """
         if not isinstance(model, nn.Module):
@@ -139,6 +151,15 @@ def _make_scheme(
             modules_to_ignore=ignored,
             data=data,
             selection=parameters.selection,
+        )
+    if isinstance(parameters, TuckerParameters):
+        return TensorScheme(
+            model,
+            input,
+            compress_scheme.name,
+            metric,
+            multiplicity=parameters.multiplicity,
+            modules_to_ignore=ignored,
         )
     return LowRankScheme(
         model,

@@ -13,12 +13,14 @@ from aimet_torch.common.defs import GreedySelectionParameters, RankSelectScheme
 
 __all__ = [
     "ChannelPruningParameters",
+    "CpParameters",
     "ExactSelectionParameters",
     "GreedySelectionParameters",
     "Mode",
     "ModuleCompRatioPair",
     "RankSelectScheme",
     "SpatialSvdParameters",
+    "TuckerParameters",
     "WeightSvdParameters",
 ]
 
@@ -187,6 +189,33 @@ class WeightSvdParameters(SpatialSvdParameters):
     """
 
     AutoModeParams = WeightSvdAutoModeParams
+
+
+class TuckerParameters(_SchemeParameters):
+    """Tucker-2, not in AIMET: 1 x 1, the kernel between fewer channels, 1 x 1.
+
+    Needs tensorly: ``pip install aimet-torch[tensor]``.
+
+    Args:
+        mode: Who chooses the ratios.
+        params: ``TuckerParameters.ManualModeParams`` or ``AutoModeParams``.
+        multiplicity: Ranks are rounded up to multiples of this.
+
+    Raises:
+        TypeError: ``params`` does not fit the mode.
+        ValueError: ``multiplicity`` is below 1.
+    """
+
+    def __init__(self, mode: _Mode, params: _ModeParams, multiplicity: int = 1) -> None:
+        super().__init__(mode, params, multiplicity)
+
+
+class CpParameters(TuckerParameters):
+    """CP, not in AIMET: 1 x 1, one depthwise kernel for each dimension, 1 x 1.
+
+    Arguments as of :class:`TuckerParameters`. A decomposition takes many iterations, and there is
+    one for each candidate: fewer candidates, or the exact choice, save time.
+    """
 
 
 class ChannelPruningParameters(_SchemeParameters):

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from aimet_torch.common.defs import CostMetric
-from aimet_torch.compression.factorize import factorize
+from aimet_torch.compression.layer_scheme import LayerScheme
 from aimet_torch.compression.layers import (
     Choice,
     choices_for,
     factor_modules,
     leading_ranks,
-    obstacle,
     singular_values,
     truncated,
 )
-from aimet_torch.compression.schemes import Applied, Candidate, CostTable, Unit
-from aimet_torch.graph import trace
-from aimet_torch.ptq.layers import LAYER_TYPES, LayerType, ModuleUses, replace_modules
+from aimet_torch.compression.schemes import Candidate
+from aimet_torch.ptq.layers import LayerType
 
 __all__ = ["LowRankScheme"]
-
-_FACTOR = "it is a factor of an earlier compression"
 
 
 @dataclasses.dataclass
@@ -60,92 +55,18 @@ class _Decomposition:
         return {name: factor_modules(layer, kind, *factors, bias)}
 
 
-def _is_factor(model: nn.Module, name: str) -> bool:
-    """Whether a layer is one of two that stand alone in a Sequential, as `factorize` leaves them.
+class LowRankScheme(LayerScheme):
+    """Layers as two smaller ones: ``spatial``, ``weight`` or ``auto``."""
 
-    Two layers in a row with nothing between them, and no bias on the first: a user's own would be
-    as good as one.
-    """
-    parent = model.get_submodule(name.rpartition(".")[0])
-    if type(parent) is not nn.Sequential or len(parent) != 2:
-        return False
-    first: Any = parent[0]
-    return all(type(child) in LAYER_TYPES for child in parent) and first.bias is None
-
-
-class LowRankScheme:
-    """Layers as two smaller ones: :func:`aimet_torch.compression.factorize`.
-
-    Args:
-        model: Left as it is.
-        dummy_input: What it is traced on and costs are counted for.
-        scheme: ``spatial``, ``weight`` or ``auto``.
-        metric: What ratios compare. Measured time: candidates are those of multiply-accumulates.
-        multiplicity: Ranks are rounded up to multiples of this.
-        modules_to_ignore: Layers that keep their shape.
-        data: Batches that the final model is fitted to; None: plain truncation.
-        num_batches: How many of them.
-    """
-
-    adds_up = True
-
-    def __init__(
-        self,
-        model: nn.Module,
-        dummy_input: Any,
-        scheme: str,
-        metric: CostMetric,
-        *,
-        multiplicity: int = 1,
-        modules_to_ignore: Iterable[nn.Module] = (),
-        data: Iterable[Any] | None = None,
-        num_batches: int | None = None,
-    ) -> None:
-        self.name = scheme
-        self.left: dict[str, str] = {}
-        self._input = dummy_input
-        self._metric = CostMetric.memory if metric is CostMetric.memory else CostMetric.mac
-        self._multiplicity = multiplicity
-        self._data, self._num_batches = data, num_batches
-        ignored = {id(module) for module in modules_to_ignore}
-        names = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, LAYER_TYPES) and id(module) not in ignored
-        ]
-        self._model = copy.deepcopy(model).eval()
-        graph = trace(self._model, dummy_input)
-        uses = ModuleUses(graph)
-        self._layers: dict[str, Any] = {}
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._decompositions: dict[tuple[str, str], _Decomposition] = {}
         self._ranks_cost: dict[tuple[str, str], tuple[float, float]] = {}  # of ranks 1 and 2
-        for name in names:
-            layer = self._model.get_submodule(name)
-            reason = _FACTOR if _is_factor(self._model, name) else None
-            reason = reason or obstacle(graph, uses, name, layer)
-            if reason is None:
-                self._layers[name] = layer
-            else:
-                self.left[name] = reason
-        self._costs = CostTable(self._model, dummy_input, metric, self._layers)
-        self.total = self._costs.total
-        for name in set(self._layers) - set(self._costs.order):
-            self.left[name] = "the model does not call it"
 
-    def units(self, ratios: Sequence[float]) -> list[Unit]:
-        """Layers that some ratio makes smaller; a layer that none does is in ``left``."""
-        units = []
-        for name in self._costs.order:
-            candidates = self.candidates(name, sorted(ratios, reverse=True))
-            if candidates:
-                units.append(Unit(name, self._costs.of_layer(name), candidates))
-                continue
-            # Whatever the smallest ratio does not reach, no other one does.
-            found = choices_for(
-                self._layers[name], self.name, min(ratios), self._metric, self._multiplicity
-            )
-            self.left[name] = found if isinstance(found, str) else "no ratio makes it smaller"
-        return units
+    def _reason(self, name: str, ratio: float) -> str | None:
+        layer = self._layers[name]
+        found = choices_for(layer, self.name, ratio, self._metric, self._multiplicity)
+        return found if isinstance(found, str) else None
 
     def candidates(self, unit: str, ratios: Sequence[float]) -> list[Candidate]:
         """Factors of a layer at some ratios, from the largest to the smallest."""
@@ -190,49 +111,3 @@ class LowRankScheme:
             self._ranks_cost[key] = of(1), of(2)
         first, second = self._ranks_cost[key]
         return first + (choice.rank - 1) * (second - first)
-
-    def cost(self, choice: Mapping[str, Candidate]) -> float:
-        """Cost of the whole model: those of layers add up."""
-        saved = (self._costs.of_layer(name) - found.cost for name, found in choice.items())
-        return self.total - sum(saved)
-
-    def shaped(self, model: nn.Module, choice: Mapping[str, Candidate]) -> nn.Module:
-        """A copy of the model with truncated layers."""
-        made = copy.deepcopy(model)
-        built = [candidate.build() for candidate in choice.values()]
-        modules = {made.get_submodule(n): new for each in built for n, new in each.items()}
-        replace_modules(made, modules)
-        return made.eval()
-
-    def apply(
-        self, model: nn.Module, ratios: Mapping[str, float], *, by_layer: bool = False
-    ) -> Applied:
-        """Factorize a copy of a model; units are layers."""
-        result = factorize(
-            model,
-            self._input,
-            ratios,
-            scheme=self.name,
-            metric=self._metric,
-            multiplicity=self._multiplicity,
-            data=self._data,
-            num_batches=self._num_batches,
-        )
-        rows = {
-            row.name: (
-                ""
-                if row.factorization is None
-                else f"{row.factorization}, rank {row.rank} of {row.full_rank}",
-                row.note,
-            )
-            for row in result.layers
-        }
-        return Applied(result.model, rows, result.before, result.after)
-
-    def key(self) -> dict[str, Any]:
-        """What decides a rank, besides the layer and the ratio."""
-        return {
-            "scheme": self.name,
-            "ranks by": self._metric.name,
-            "multiplicity": self._multiplicity,
-        }

@@ -8,10 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from aimet_torch.common.defs import CostMetric
+from aimet_torch.common.defs import CompressionScheme, CostMetric, GreedySelectionParameters
+from aimet_torch.compress import ModelCompressor
 from aimet_torch.compression import factorize
-from aimet_torch.compression.tensor_factors import decompose
-from tests.python.compression.networks import images, small
+from aimet_torch.compression.tensor_factors import decompose, modules_of, ranks_at
+from aimet_torch.defs import (
+    CpParameters,
+    ExactSelectionParameters,
+    ModuleCompRatioPair,
+    TuckerParameters,
+)
+from tests.python.compression.networks import images, likeness, small
 
 tensorly = pytest.importorskip("tensorly")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -79,9 +86,83 @@ def test_a_model_with_them(scheme):
     }
 
 
+def compress(model, scheme, params, mode="auto", metric=CostMetric.mac):
+    kind = {"tucker": TuckerParameters, "cp": CpParameters}[scheme]
+    return ModelCompressor.compress_model(
+        model, likeness, None, (1, 3, 8, 8), CompressionScheme[scheme], metric,
+        kind(kind.Mode[mode], params),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scheme", "metric"),
+    [("tucker", CostMetric.mac), ("tucker", CostMetric.memory), ("cp", CostMetric.mac)],
+)
+@pytest.mark.parametrize(
+    "selection", [GreedySelectionParameters(0.66, 4), ExactSelectionParameters(0.66, 5)]
+)
+def test_ratios_are_chosen(scheme, selection, metric):
+    model = small()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    compressed, stats = compress(
+        model, scheme, TuckerParameters.AutoModeParams(selection), metric=metric
+    )
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    found = stats.compression_ratio_selection_stats
+    assert 0.6 < found.achieved <= 0.66
+    reached = {
+        CostMetric.mac: stats.mac_compression_ratio,
+        CostMetric.memory: stats.memory_compression_ratio,
+    }[metric]
+    assert reached == pytest.approx(found.achieved)
+    notes = {row.name: row.note for row in stats.per_layer_stats}
+    assert "of one group" in notes["fc"]
+    rows = [row for row in stats.per_layer_stats if row.compression_ratio is not None]
+    assert rows
+    assert all(row.detail.startswith(f"{scheme}, rank") for row in rows)
+    assert isinstance(compressed.get_submodule(rows[0].name), nn.Sequential)
+    # Its layers are factors from now on.
+    again = {row.name: row.note for row in compress(
+        compressed, scheme, TuckerParameters.ManualModeParams([]), "manual"
+    )[1].per_layer_stats}  # fmt: skip
+    assert again[f"{rows[0].name}.0"] == "it is a factor of an earlier compression"
+
+
+@pytest.mark.parametrize("scheme", ["tucker", "cp"])
+def test_given_ratios(scheme):
+    model = small()
+    params = TuckerParameters.ManualModeParams([ModuleCompRatioPair(model.down, 0.5)])
+    compressed, stats = compress(model, scheme, params, "manual")
+    assert isinstance(compressed.down, nn.Sequential)
+    assert isinstance(compressed.conv1, nn.Conv2d)
+    (row,) = (row for row in stats.per_layer_stats if row.compression_ratio is not None)
+    assert row.reached <= 0.5
+    wanted = factorize(model, images(2), {"down": 0.5}, scheme=scheme).model
+    with torch.no_grad():
+        torch.testing.assert_close(compressed(images(4)), wanted(images(4)))
+
+
+@pytest.mark.parametrize("scheme", ["tucker", "cp"])
+def test_sizes_are_known_before_the_decomposition(scheme):
+    layer = nn.Conv2d(8, 10, (3, 5), stride=(2, 1))
+    ranks = ranks_at(layer, scheme, 0.5, CostMetric.mac, 1)
+    empty, made = (modules_of(layer, scheme, ranks, empty=flag)[0] for flag in (True, False))
+    assert [m.weight.shape for m in empty] == [m.weight.shape for m in made]
+    assert [str(m) for m in empty] == [str(m) for m in made]
+
+
 def test_errors(monkeypatch):
     with pytest.raises(ValueError, match="`data` cannot be used with `scheme` 'cp'"):
         factorize(small(), images(2), 0.5, scheme="cp", data=[images(2)])
     monkeypatch.setitem(sys.modules, "tensorly", None)
     with pytest.raises(ImportError, match=r"need tensorly; install it with `pip install aimet-t"):
         factorize(small(), images(2), 0.5, scheme="tucker")
+    with pytest.raises(ImportError, match=r"compress_model: Tucker and CP decompositions need ten"):
+        compress(small(), "cp", CpParameters.AutoModeParams(ExactSelectionParameters(0.5)))
+    with pytest.raises(TypeError, match=r"cp: CpParameters.*got TuckerParameters for"):
+        ModelCompressor.compress_model(
+            small(), likeness, None, (1, 3, 8, 8), CompressionScheme.cp, CostMetric.mac,
+            TuckerParameters(
+                TuckerParameters.Mode.manual, TuckerParameters.ManualModeParams([])
+            ),
+        )  # fmt: skip
