@@ -137,7 +137,10 @@ def bars(
             width = x(min(max(value, x.low), x.high)) - x.start
             bar = _rect(x.start, y + 1, width, 15, "f")
             parts.append(f'<g class="c{series.index(name)}">{bar}</g>')
-            label = f"{value:.3g}{unit}"
+            number = f"{value:.3g}"
+            if value < 100 <= float(number):
+                number = "> 99.9"  # not all
+            label = f"{number}{unit}"
             if width > 60:
                 parts.append(_text(x.start + width - 6, y + 13, label, "end", ' class="in"'))
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -163,3 +164,11 @@ def test_every_block_has_a_language_that_is_covered() -> None:
             assert block.language in covered, f"{page}, line {block.line}: {block.language!r}"
     assert [page for page in PAGES if blocks(page, "toml")] == ["command_line.md"]
     assert [page for page in PAGES if blocks(page, "jinja")] == ["contributing.md"]
+
+
+def test_module_paths_of_the_migration_page_are_there() -> None:
+    table = PAGES["migration.md"].read_text().partition("| technique | module paths |")[2]
+    paths = re.findall(r"`(aimet_\w+(?:\.\w+)*|\.\w+(?:\.\w+)*)`", table.partition("\n## ")[0])
+    assert len(paths) > 20
+    for path in paths:
+        importlib.import_module(f"aimet_torch{path}" if path.startswith(".") else path)
