@@ -23,7 +23,8 @@ class SummaryRow:
     Attributes:
         name: dotted name of the call site.
         op_type: ONNX name of the operator.
-        inputs, outputs, params: type and range of each quantizer, or why there is none.
+        inputs: type and range of each quantizer, or why there is none; of `params` and `outputs`
+            likewise.
     """
 
     name: str

@@ -8,6 +8,8 @@ from typing import Any
 import griffe
 
 _ROLE = re.compile(r":(?:func|class|meth|attr|mod|data):`~?(?:[\w.]*\.)?(\w+)`")
+# What is returned, by its names: griffe would take them for a type.
+_RETURNED = re.compile(r"(\b(?:Returns|Yields):\n +``[^`]+``[^:\n]*):")
 # From a prompt to the next empty line.
 _DOCTEST = re.compile(r"^( *)>>> .*?(?=\n\s*\n|\Z)", re.DOTALL | re.MULTILINE)
 
@@ -18,7 +20,7 @@ class Docstrings(griffe.Extension):
     def on_instance(self, *, obj: Any, **_: Any) -> None:
         """Called by griffe for each object."""
         if obj.docstring is not None:
-            text = _ROLE.sub(r"`\1`", obj.docstring.value)
+            text = _RETURNED.sub(r"\1,", _ROLE.sub(r"`\1`", obj.docstring.value))
             obj.docstring.value = _DOCTEST.sub(_fenced, text)
 
 

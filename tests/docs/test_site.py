@@ -88,6 +88,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         assert wanted <= described, f"{package}: {sorted(wanted - described)}"
     assert not re.findall(r'<details class="(?!quote)', reference)  # text taken for a section
     assert ":func:" not in reference
+    assert "<code>``" not in reference  # names taken for a type
     for page in TECHNIQUES:  # formulas are MathML: nothing is left of the source
         text = (tmp_path / "site" / page.replace(".md", ".html")).read_text()
         assert "<math" in text
