@@ -16,6 +16,7 @@ from aimet_torch.ptq.layers import LAYER_TYPES
 from aimet_torch.ptq.layerwise import Call, LayerTask, LayerwiseReport, quantize_layers
 from aimet_torch.ptq.replay import record_inputs
 from aimet_torch.quantsim import QuantizationSimModel
+from aimet_torch.quantsim.accumulators import fit_weight_steps
 
 __all__ = ["layers_of", "solve_simulation", "take_results"]
 
@@ -126,3 +127,5 @@ def take_results(
                     layer.bias.copy_(result.bias)
             quantizers[name].allow_overwrite(False)
             quantizers[name].requires_grad_(False)
+            quantizers[name].holds_rounded_weight = not keeps_weights
+    fit_weight_steps(sim.graph)

@@ -29,6 +29,7 @@ from aimet_torch.nn.bias_grid import BiasGrid, folded_batch_norm
 from aimet_torch.ops.algorithms import tie_free_multiplier
 from aimet_torch.quantization.affine import AffineQuantizerBase
 from aimet_torch.quantization.affine.batch import set_ranges
+from aimet_torch.quantization.base import plain_tensor
 from aimet_torch.quantsim.fusion import is_foldable_batch_norm
 
 # How far a weight's step may move, relative. At the end of an 8-bit range this is 0.013 of a step.
@@ -77,13 +78,14 @@ def attach_bias_grids(graph: ModelGraph) -> None:
 def fit_weight_steps(graph: ModelGraph) -> None:
     """After calibration: let biases fit their accumulators, and these avoid rounding boundaries.
 
-    Only steps of weights with a symmetric grid change, and only where calibration may set them. A
-    weight that several calls read has one step for all of them: it lets every bias fit, but no step
-    avoids the boundaries of several outputs.
+    Only steps of weights with a symmetric grid change, and only where calibration may set them. Of
+    a weight that was rounded onto its grid the values move along: its codes stay. A weight that
+    several calls read has one step for all of them: it lets every bias fit, but no step avoids the
+    boundaries of several outputs.
     """
     calls_by_weight: dict[int, list[_Layer]] = {}
     for layer in _layers(graph):
-        if _may_move(layer.weight_quantizer) and layer.grid.has_scale():
+        if _may_move(layer) and layer.grid.has_scale():
             calls_by_weight.setdefault(id(layer.module.weight), []).append(layer)
     alone = [layers[0] for layers in calls_by_weight.values() if len(layers) == 1]
     done = _fit_together([layer for layer in alone if _is_usual(layer)])
@@ -94,10 +96,12 @@ def fit_weight_steps(graph: ModelGraph) -> None:
         changes = [c for layer in layers if (c := _change(layer, is_shared)) is not None]
         if changes:
             change = functools.reduce(torch.maximum, changes)
-            quantizers = {id(layer.weight_quantizer): layer.weight_quantizer for layer in layers}
-            for quantizer in quantizers.values():
+            of_quantizers = {id(layer.weight_quantizer): layer for layer in layers}
+            for layer in of_quantizers.values():
+                quantizer = layer.weight_quantizer
                 limits = (quantizer.get_min(), quantizer.get_max())
                 quantizer.set_range(*((limit.double() * change).float() for limit in limits))
+                _carry(layer, change)
 
 
 def _is_usual(layer: _Layer) -> bool:
@@ -153,6 +157,8 @@ def _fit_together(layers: list[_Layer]) -> set[int]:
             ((scale * (offset + qmin)).double() * factor).float(),
             ((scale * (offset + qmax)).double() * factor).float(),
         )
+        for layer, own in zip(members, factor.split(counts.tolist()), strict=True):
+            _carry(layer, own.view(layer.weight_quantizer.shape))
     return {id(layer.module.weight) for layer in layers}
 
 
@@ -232,13 +238,30 @@ def _folded_norm(op: OpNode) -> OpNode | None:
     return following if is_plain and not is_rounded and norm.running_mean is not None else None
 
 
-def _may_move(quantizer: nn.Module | None) -> bool:
+def _may_move(layer: _Layer) -> bool:
+    quantizer = layer.weight_quantizer
     return (
         isinstance(quantizer, AffineQuantizerBase)
         and quantizer.symmetric
         and quantizer.block_size is None
-        and quantizer.is_overwrite_allowed()
+        and (quantizer.is_overwrite_allowed() or _is_rounded(layer))
     )
+
+
+def _is_rounded(layer: _Layer) -> bool:
+    """Whether the weight was rounded onto its grid and nothing has changed it since."""
+    quantizer, weight = layer.weight_quantizer, layer.module.weight
+    if not quantizer.holds_rounded_weight or quantizer.is_overwrite_allowed():
+        return False
+    distance = (plain_tensor(quantizer(weight)) - weight).abs() / quantizer.get_scale()
+    return float(distance.max()) < 1e-3
+
+
+def _carry(layer: _Layer, change: Tensor) -> None:
+    """Let a rounded weight follow its step; to the last bit it is on the new grid."""
+    quantizer, weight = layer.weight_quantizer, layer.module.weight
+    if quantizer.holds_rounded_weight and not quantizer.is_overwrite_allowed():
+        weight.copy_(plain_tensor(quantizer((weight.double() * change).to(weight.dtype))))
 
 
 def _factor_for_bias(layer: _Layer, accumulator: Tensor) -> Tensor:

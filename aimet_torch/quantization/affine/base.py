@@ -45,6 +45,8 @@ class AffineQuantizerBase(QuantizerBase):
         qmin: smallest integer of the grid.
         qmax: largest integer of the grid.
         symmetric: whether zero is the center of the grid.
+        holds_rounded_weight: an algorithm has rounded the parameter onto this grid; calibration may
+            move both together, by one part in ten thousand, although the range is frozen.
 
     Raises:
         TypeError: the grid is given in none or both of the forms, or ``symmetric`` is missing.
@@ -54,6 +56,7 @@ class AffineQuantizerBase(QuantizerBase):
     min: nn.Parameter
     max: nn.Parameter
     parametrization: RangeParametrization = MIN_MAX
+    holds_rounded_weight: bool = False
     _range_names = ("min", "max")
     #: Whether the map is that of `QuantizeDequantize`, with nothing changed by a subclass.
     _is_plain: ClassVar[bool] = False

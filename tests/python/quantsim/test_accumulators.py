@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from aimet_torch.ptq import apply_gptq
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.quantsim.accumulators import TOLERANCE
 from tests.python.quantsim.conftest import sqnr
@@ -236,3 +237,48 @@ def test_a_normalization_rounds_its_bias_on_its_accumulator(norm, config):
     levels = layer._quantized_parameters()["bias"] / step
     assert torch.equal(levels.round() * step, layer._quantized_parameters()["bias"])
     assert not torch.equal(layer._quantized_parameters()["bias"], layer.bias)
+
+
+def steps_and_codes(sim):
+    layers = [sim.model.stem[0], sim.model.head]
+    scales = [layer.param_quantizers["weight"].get_scale().detach() for layer in layers]
+    codes = [(layer.weight.detach() / s).round() for layer, s in zip(layers, scales, strict=True)]
+    return scales, codes
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounded_weights_follow_their_steps(bits):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 9, 9)
+    sim = QuantizationSimModel(Layers().eval(), x, default_param_bw=bits)
+    sim.compute_encodings([x])
+    apply_gptq(sim, [x], search_scales=True)
+    after_rounding = steps_and_codes(sim)
+    sim.compute_encodings([1.3 * x])
+    for multiplier in multipliers(sim):
+        for number in multiplier.tolist():
+            fraction = Fraction(number).limit_denominator(20_001)
+            assert abs(float(fraction) / number - 1) < 3e-7
+            assert fraction.denominator % 2 == 1
+    (scales, codes), (before, old_codes) = steps_and_codes(sim), after_rounding
+    for scale, earlier, code, old in zip(scales, before, codes, old_codes, strict=True):
+        assert not torch.equal(scale, earlier)
+        assert ((scale / earlier - 1).abs() <= TOLERANCE * 1.01).all()
+        assert torch.equal(code, old)
+    layer = sim.model.stem[0]
+    assert torch.equal(layer.param_quantizers["weight"](layer.weight), layer.weight)
+
+
+def test_weights_that_were_trained_since_stay():
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 9, 9)
+    sim = QuantizationSimModel(Layers().eval(), x, default_param_bw=4)
+    sim.compute_encodings([x])
+    apply_gptq(sim, [x], search_scales=True)
+    layer = sim.model.stem[0]
+    with torch.no_grad():
+        layer.weight += 0.3 * layer.param_quantizers["weight"].get_scale()
+    weight, scale = layer.weight.clone(), layer.param_quantizers["weight"].get_scale().clone()
+    sim.compute_encodings([1.3 * x])
+    assert torch.equal(layer.weight, weight)
+    assert torch.equal(layer.param_quantizers["weight"].get_scale(), scale)
