@@ -22,8 +22,8 @@ OPTIONS = (
     Option("output", "folder of the results", "compressed", metavar="FOLDER"),
     Option(
         "ratio",
-        "cost after over cost before, above 0 to 1: of each layer, with --choose and prune of the "
-        "model",
+        "cost after over cost before, above 0 to 1: of the model; with --choose same, of each "
+        "layer",
         0.5,
         float,
         metavar="X",
@@ -37,10 +37,11 @@ OPTIONS = (
     ),
     Option(
         "choose",
-        "ratios of the layers; same: --ratio for each; exact: by their effect on the outputs; "
-        "greedy: by many evaluations, as AIMET",
-        "same",
-        choices=("same", "exact", "greedy"),
+        "ratios of the layers; exact: by their effect on the outputs; greedy: by many evaluations, "
+        "as AIMET; same: --ratio for each (prune: what the model needs); auto: exact with data, "
+        "otherwise same",
+        "auto",
+        choices=("auto", "exact", "greedy", "same"),
     ),
     Option(
         "evaluate",
@@ -77,7 +78,8 @@ def register(commands: Any) -> None:
         "Replace layers by two smaller ones each, or take channels out, fitted to data if there is "
         "any, and\nmeasure how well the result agrees with the original. Writes into the folder: "
         "recipe.toml (repeats the\nrun), model.pt2 (a torch.export program, also for `aimet "
-        "quantize`), model.pt (a pickled module, for\ntraining) and compression.json.",
+        "quantize`), model.pt (a pickled module, for\ntraining), compression.json and, where "
+        "ratios were chosen, compression.html.",
         "aimet compress my_model:load --data photographs --ratio 0.6",
         OPTIONS,
     )
@@ -101,7 +103,7 @@ def _run(namespace: argparse.Namespace) -> int:
     else:
         from aimet_torch.report.pages import format_db, format_percent
 
-        print(result)
+        print(getattr(result, "summary", result))  # candidates are in the files
         if step is not None:
             print(
                 f"\nagreement with the original: top-1 {format_percent(step.top1_agreement)}, SQNR "
@@ -132,7 +134,7 @@ def _compress(run: Run, options: argparse.Namespace) -> Any:
     run.finished(path, "repeats this run: aimet compress --recipe")
     start = time.perf_counter()
     say(f"compressing to {options.ratio:g} of the {options.metric}s")
-    model, result = _smaller(job, options)
+    model, result = _smaller(run, job, options)
     run.finished(result.write_json(run.folder / "compression.json"), "what became of each layer")
     _save(run, model, job.example, torch)
     if not job.batches.measurement:
@@ -146,13 +148,16 @@ def _compress(run: Run, options: argparse.Namespace) -> Any:
     return result, _measure.step("compressed", start, reference, outputs, labels)
 
 
-def _smaller(job: Any, options: argparse.Namespace) -> tuple[Any, Any]:
+def _smaller(run: Run, job: Any, options: argparse.Namespace) -> tuple[Any, Any]:
     """The compressed model, and what became of its layers."""
     from aimet_torch.common.defs import CostMetric
     from aimet_torch.compression import factorize, prune
 
-    if options.choose != "same":
-        return _chosen(job, options)
+    if _how_to_choose(job, options) != "same":
+        page = run.folder / "compression.html"
+        found = _chosen(job, options, page)
+        run.finished(page, "ratios, scores and costs, with pictures")
+        return found
     common: dict[str, Any] = {
         "metric": CostMetric[options.metric],
         "multiplicity": options.multiplicity,
@@ -173,17 +178,25 @@ def _smaller(job: Any, options: argparse.Namespace) -> tuple[Any, Any]:
     return result.model, result
 
 
-def _chosen(job: Any, options: argparse.Namespace) -> tuple[Any, Any]:
+def _how_to_choose(job: Any, options: argparse.Namespace) -> str:
+    if options.choose != "auto":
+        return str(options.choose)
+    can_score = options.evaluate is not None or job.batches.measurement
+    return "exact" if job.batches.calibration and can_score else "same"
+
+
+def _chosen(job: Any, options: argparse.Namespace, page: Path) -> tuple[Any, Any]:
     """As :func:`_smaller`, with a ratio for each layer of its own."""
     from aimet_torch.common.defs import CompressionScheme, CostMetric
     from aimet_torch.compression import ModelCompressor, defs
 
     data = job.batches.calibration or None
-    if options.choose == "exact" and data is None:
+    choose = _how_to_choose(job, options)
+    if choose == "exact" and data is None:
         raise ValueError("compress: --choose exact needs --data")
     selection: Any = (
         defs.ExactSelectionParameters(options.ratio, data_loader=data)
-        if options.choose == "exact"
+        if choose == "exact"
         else defs.GreedySelectionParameters(options.ratio)
     )
     kept = [job.model.get_submodule(name) for name in options.keep or ()]
@@ -204,10 +217,12 @@ def _chosen(job: Any, options: argparse.Namespace) -> tuple[Any, Any]:
         scheme = CompressionScheme.weight_svd
         mode = defs.WeightSvdAutoModeParams(defs.RankSelectScheme.greedy, selection, kept)
         parameters = defs.WeightSvdParameters(auto, mode, options.multiplicity, data)
-    else:  # convolutions have the most to give
-        scheme = CompressionScheme.spatial_svd
+    else:
+        is_auto = options.scheme == "auto"
+        scheme = CompressionScheme.low_rank if is_auto else CompressionScheme.spatial_svd
+        kind = defs.LowRankParameters if is_auto else defs.SpatialSvdParameters
         mode = defs.AutoModeParams(selection, kept)
-        parameters = defs.SpatialSvdParameters(auto, mode, options.multiplicity, data)
+        parameters = kind(auto, mode, options.multiplicity, data)
     return ModelCompressor.compress_model(
         job.model,
         _evaluation(job, options),
@@ -216,6 +231,7 @@ def _chosen(job: Any, options: argparse.Namespace) -> tuple[Any, Any]:
         scheme,
         CostMetric[options.metric],
         parameters,
+        visualization_url=page,
     )
 
 

@@ -118,7 +118,9 @@ class CompressionStats:
         """Write it as JSON to ``path`` and return that."""
         return tables.write_json(path, tables.json_ready(self.to_dict()))
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """The table of the layers and what they come to, without the scores of all candidates."""
         lines = [
             f"accuracy {self.baseline_model_accuracy:.6g} -> {self.compressed_model_accuracy:.6g}",
             f"MACs {self.mac_compression_ratio:.1%}, parameters "
@@ -139,9 +141,12 @@ class CompressionStats:
             for row in self.per_layer_stats
         ]
         lines.append(tables.text_table(_HEADER, cells))
-        if self.compression_ratio_selection_stats is not None:
-            lines.append(str(self.compression_ratio_selection_stats))
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        if self.compression_ratio_selection_stats is None:
+            return self.summary
+        return f"{self.summary}\n{self.compression_ratio_selection_stats}"
 
 
 _HEADER = ("layer", "ratio", "reached", "MACs", "parameters", "became", "note")

@@ -136,9 +136,10 @@ class CompressionScheme(Enum):
     weight_svd = 1
     spatial_svd = 2
     channel_pruning = 3
-    # Not in AIMET: decompositions of convolutions by tensorly.
+    # Not in AIMET: decompositions of convolutions by tensorly, and of every layer the better SVD.
     tucker = 4
     cp = 5
+    low_rank = 6
 
 
 class RankSelectScheme(Enum):

@@ -24,6 +24,7 @@ from aimet_torch.compression.defs import (
     AutoModeParams,
     ChannelPruningParameters,
     CpParameters,
+    LowRankParameters,
     SpatialSvdParameters,
     TuckerParameters,
     WeightSvdParameters,
@@ -47,6 +48,7 @@ Parameters = (
     | ChannelPruningParameters
     | TuckerParameters
     | CpParameters
+    | LowRankParameters
 )
 _PARAMETERS: dict[CompressionScheme, type[Any]] = {
     CompressionScheme.spatial_svd: SpatialSvdParameters,
@@ -54,6 +56,12 @@ _PARAMETERS: dict[CompressionScheme, type[Any]] = {
     CompressionScheme.channel_pruning: ChannelPruningParameters,
     CompressionScheme.tucker: TuckerParameters,
     CompressionScheme.cp: CpParameters,
+    CompressionScheme.low_rank: LowRankParameters,
+}
+_LOW_RANK = {
+    CompressionScheme.spatial_svd: "spatial",
+    CompressionScheme.weight_svd: "weight",
+    CompressionScheme.low_rank: "auto",
 }
 
 
@@ -164,7 +172,7 @@ def _make_scheme(
     return LowRankScheme(
         model,
         input,
-        "spatial" if compress_scheme is CompressionScheme.spatial_svd else "weight",
+        _LOW_RANK[compress_scheme],
         metric,
         multiplicity=parameters.multiplicity,
         modules_to_ignore=ignored,

@@ -191,6 +191,13 @@ class WeightSvdParameters(SpatialSvdParameters):
     AutoModeParams = WeightSvdAutoModeParams
 
 
+class LowRankParameters(SpatialSvdParameters):
+    """Not in AIMET: for each layer spatial SVD, weight SVD or the mirror image that loses least.
+
+    Arguments as of :class:`SpatialSvdParameters`.
+    """
+
+
 class TuckerParameters(_SchemeParameters):
     """Tucker-2, not in AIMET: 1 x 1, the kernel between fewer channels, 1 x 1.
 

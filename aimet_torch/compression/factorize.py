@@ -36,7 +36,7 @@ def factorize(
     dummy_input: Any,
     ratios: float | Mapping[str, float],
     *,
-    scheme: str = "auto",
+    scheme: str | Mapping[str, str] = "auto",
     metric: CostMetric = CostMetric.mac,
     multiplicity: int = 1,
     modules_to_ignore: Iterable[nn.Module] = (),
@@ -60,9 +60,11 @@ def factorize(
         ratios: Cost of the factors over that of the layer, in (0, 1], by dotted name; or one for
             all layers. 1 leaves a layer as it is.
         scheme: ``spatial`` (two one-dimensional kernels, AIMET's), ``weight`` (1 x 1 and the
-            kernel, AIMET's), ``auto``: for each layer the one of these and their mirror images that
-            loses least at the same cost. ``tucker`` and ``cp`` decompose convolutions into three
-            layers and more; they need tensorly (``pip install aimet-torch[tensor]``) and no data.
+            kernel, AIMET's), their mirror images ``spatial_horizontal`` and ``weight_output``, or
+            ``auto``: for each layer the one of the four that loses least at the same cost; or one
+            of these for each layer, by dotted name (others: ``auto``). ``tucker`` and ``cp``
+            decompose convolutions into three layers and more; they need tensorly (``pip install
+            aimet-torch[tensor]``) and no data.
         metric: What ``ratios`` compare: multiply-accumulates or weights.
         multiplicity: Ranks are rounded up to multiples of this.
         modules_to_ignore: Layers that keep their shape.
@@ -84,14 +86,16 @@ def factorize(
     op = "factorize"
     if not isinstance(model, nn.Module):
         raise TypeError(f"{op}: `model` must be an nn.Module, got {type(model).__name__}")
-    known = (*SCHEMES, *TENSOR_SCHEMES)
-    if scheme not in known:
-        raise ValueError(f"{op}: `scheme` must be one of {', '.join(known)}, got {scheme!r}")
-    if scheme in TENSOR_SCHEMES and data is not None:
-        raise ValueError(
-            f"{op}: `data` cannot be used with `scheme` {scheme!r}, whose factors are those next "
-            "to the weight; leave it out, and fine-tune"
-        )
+    schemes = scheme if isinstance(scheme, Mapping) else {}
+    for given in schemes.values() if isinstance(scheme, Mapping) else (scheme,):
+        known = (*SCHEMES, *TENSOR_SCHEMES)
+        if given not in known:
+            raise ValueError(f"{op}: `scheme` must be one of {', '.join(known)}, got {given!r}")
+        if given in TENSOR_SCHEMES and data is not None:
+            raise ValueError(
+                f"{op}: `data` cannot be used with `scheme` {given!r}, whose factors are those "
+                "next to the weight; leave it out, and fine-tune"
+            )
     if multiplicity < 1:
         raise ValueError(f"{op}: `multiplicity` must be positive, got {multiplicity}")
     wanted = _wanted(op, model, ratios, {id(module) for module in modules_to_ignore})
@@ -105,15 +109,16 @@ def factorize(
     for name, ratio in wanted.items():
         layer: Any = work.get_submodule(name)
         kind = type(layer).__name__
+        own = schemes.get(name, "auto") if isinstance(scheme, Mapping) else scheme
         found: list[Choice] | str | None = obstacle(graph, uses, name, layer)
         if found is None and ratio == 1:
             found = "nothing to save at a ratio of 1"
-        if found is None and scheme in TENSOR_SCHEMES:
-            rows[name], made = decompose(name, layer, scheme, ratio, metric, multiplicity)
+        if found is None and own in TENSOR_SCHEMES:
+            rows[name], made = decompose(name, layer, own, ratio, metric, multiplicity)
             replacements.update({} if made is None else {name: made})
             continue
         if found is None:
-            found = choices_for(layer, scheme, ratio, metric, multiplicity)
+            found = choices_for(layer, own, ratio, metric, multiplicity)
         if isinstance(found, str):
             rows[name] = LayerFactorization(name, kind, ratio, note=found)
         else:

@@ -132,7 +132,7 @@ class LayerScheme:
             model,
             self._input,
             ratios,
-            scheme=self.name,
+            scheme=self.name if by_layer else self._schemes(ratios),
             metric=self._metric,
             multiplicity=self._multiplicity,
             data=self._data,
@@ -148,6 +148,10 @@ class LayerScheme:
             for row in result.layers
         }
         return Applied(result.model, rows, result.before, result.after)
+
+    def _schemes(self, ratios: Mapping[str, float]) -> str | Mapping[str, str]:
+        """By name of the layer, where candidates are of different kinds."""
+        return self.name
 
     def key(self) -> dict[str, Any]:
         """What decides a rank, besides the layer and the ratio."""

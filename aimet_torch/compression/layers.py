@@ -34,6 +34,8 @@ __all__ = [
 SCHEMES = {
     "spatial": ("spatial",),
     "weight": ("weight",),
+    "spatial_horizontal": ("spatial_horizontal",),
+    "weight_output": ("weight_output",),
     "auto": ("spatial", "spatial_horizontal", "weight", "weight_output"),
 }
 """Factorizations that are tried, by the name of the scheme."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from aimet_torch.common.defs import CostMetric
 from aimet_torch.compression.layer_scheme import LayerScheme
 from aimet_torch.compression.layers import (
+    SCHEMES,
     Choice,
     choices_for,
     factor_modules,
@@ -74,11 +75,10 @@ class LowRankScheme(LayerScheme):
         candidates: list[Candidate] = []
         last = None
         for ratio in ratios:
-            choices = choices_for(layer, self.name, ratio, self._metric, self._multiplicity)
-            if isinstance(choices, str):
+            found = self._best(unit, ratio)
+            if found is None:
                 continue
-            found = [(self._decomposition(unit, choice), choice) for choice in choices]
-            decomposition, best = min(found, key=lambda pair: pair[0].lost_at(pair[1].rank))
+            decomposition, best = found
             if (best.factorization, best.rank) == last:
                 continue
             last = (best.factorization, best.rank)
@@ -86,6 +86,23 @@ class LowRankScheme(LayerScheme):
             cost = self._cost(unit, decomposition, best)
             candidates.append(Candidate(ratio, cost, build, decomposition.lost_at(best.rank)))
         return candidates
+
+    def _best(self, name: str, ratio: float) -> tuple[_Decomposition, Choice] | None:
+        """What a layer becomes at a ratio; None: nothing that costs no more."""
+        layer = self._layers[name]
+        choices = choices_for(layer, self.name, ratio, self._metric, self._multiplicity)
+        if isinstance(choices, str):
+            return None
+        found = [(self._decomposition(name, choice), choice) for choice in choices]
+        return min(found, key=lambda pair: pair[0].lost_at(pair[1].rank))
+
+    def _schemes(self, ratios: Mapping[str, float]) -> str | Mapping[str, str]:
+        """The kinds of factors whose costs were counted, although data may prefer others."""
+        if len(SCHEMES[self.name]) == 1:
+            return self.name
+        known = [(name, ratio) for name, ratio in ratios.items() if name in self._layers]
+        best = {name: self._best(name, ratio) for name, ratio in known}
+        return {name: found[1].factorization for name, found in best.items() if found is not None}
 
     def _decomposition(self, name: str, choice: Choice) -> _Decomposition:
         """At the largest rank that saves anything, so that it holds all others."""

@@ -72,7 +72,7 @@ def test_doctor_runs_where_the_library_does_not_load() -> None:
 def test_compress(aimet, workplace: Path) -> None:
     code, out, err = aimet(
         *("compress", "my_model:load", "--data", "x.npy", "--ratio", 0.6, "--keep", "fc"),
-        *("--output", "small", "--json"),
+        *("--output", "small", "--json", "--choose", "same"),
     )
     assert code == 0, err
     document = json.loads(out)
@@ -103,7 +103,7 @@ def test_compress(aimet, workplace: Path) -> None:
 
 @pytest.mark.parametrize(
     ("scheme", "choose"),
-    [("prune", "same"), ("spatial", "exact"), ("weight", "greedy"), ("prune", "exact")],
+    [("prune", "same"), ("spatial", "exact"), ("weight", "greedy"), ("prune", "auto")],
 )
 def test_compress_by_every_scheme(aimet, workplace: Path, monkeypatch, scheme, choose) -> None:
     from aimet_torch.cli import compress
@@ -119,6 +119,30 @@ def test_compress_by_every_scheme(aimet, workplace: Path, monkeypatch, scheme, c
     ratio = document.get("mac_ratio", document.get("mac_compression_ratio"))
     assert 0.5 < ratio <= 0.8
     assert json.loads(Path("compressed/compression.json").read_text()).keys() <= document.keys()
+
+
+def test_compress_chooses_ratios_where_it_has_data(aimet, workplace: Path, monkeypatch) -> None:
+    from aimet_torch.cli import compress
+
+    monkeypatch.setattr(compress, "_save", lambda *_: None)
+    run = ("compress", "my_model:load", "--ratio", 0.7)
+    code, out, err = aimet(*run, "--data", "x.npy")
+    assert code == 0, err
+    assert "compression.html" in out
+    assert "error added to the outputs" not in out  # of every candidate: in the files
+    page = Path("compressed/compression.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "")
+    document = json.loads(Path("compressed/compression.json").read_text())
+    assert document["scheme"] == "auto"
+    assert document["compression_ratio_selection_stats"]["method"] == "exact"
+    ratios = {row["compression_ratio"] for row in document["per_layer_stats"]}
+    assert len(ratios - {None}) > 1
+    assert 0.6 < document["mac_compression_ratio"] <= 0.7
+    # Without samples that measure there is no score, and without data nothing to choose by.
+    for rest in (("--data", "x.npy", "--measure-samples", 0), ("--example", "1x3x16x16")):
+        code, out, err = aimet(*run, *rest, "--json")
+        assert code == 0, err
+        assert "compression_ratio_selection_stats" not in json.loads(out)
 
 
 def test_compress_by_the_users_own_score(aimet, workplace: Path, monkeypatch) -> None:

@@ -23,6 +23,7 @@ from aimet_torch.compression import estimate_cost
 from aimet_torch.defs import (
     ChannelPruningParameters,
     ExactSelectionParameters,
+    LowRankParameters,
     ModuleCompRatioPair,
     SpatialSvdParameters,
     WeightSvdParameters,
@@ -31,7 +32,7 @@ from tests.python.compression.networks import images, likeness, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-Spatial, Weight = SpatialSvdParameters, WeightSvdParameters
+Spatial, Weight, LowRank = SpatialSvdParameters, WeightSvdParameters, LowRankParameters
 
 
 def auto(selection, scheme=Spatial, ignore=None, **options):
@@ -48,13 +49,13 @@ def manual(*pairs, scheme=Spatial, **options):
 
 
 def compress(model, parameters, evaluate=likeness, metric=CostMetric.mac, **options):
-    kind = CompressionScheme.weight_svd if type(parameters) is Weight else None
+    kinds = {Weight: CompressionScheme.weight_svd, LowRank: CompressionScheme.low_rank}
     return ModelCompressor.compress_model(
         model=model,
         eval_callback=evaluate,
         eval_iterations=None,
         input_shape=(1, 3, 8, 8),
-        compress_scheme=kind or CompressionScheme.spatial_svd,
+        compress_scheme=kinds.get(type(parameters), CompressionScheme.spatial_svd),
         cost_metric=metric,
         parameters=parameters,
         **options,
@@ -64,7 +65,7 @@ def compress(model, parameters, evaluate=likeness, metric=CostMetric.mac, **opti
 # ---------------------------------------------------------------------------- results
 
 
-@pytest.mark.parametrize("scheme", [Spatial, Weight])
+@pytest.mark.parametrize("scheme", [Spatial, Weight, LowRank])
 @pytest.mark.parametrize("selection", [GreedySelectionParameters, ExactSelectionParameters])
 def test_the_ratio_is_kept_and_the_model_stays_as_it_is(scheme, selection):
     model = small().train()
@@ -82,6 +83,16 @@ def test_the_ratio_is_kept_and_the_model_stays_as_it_is(scheme, selection):
         "torch",
         "tests",
     }
+
+
+def test_layers_become_what_was_counted_although_data_prefer_other_factors():
+    data = [images(32, seed=seed) for seed in (7, 8)]
+    for ratio in (0.5, 0.6, 0.7):
+        parameters = auto(ExactSelectionParameters(ratio), LowRank, data_loader=data)
+        _, stats = compress(small(), parameters)
+        achieved = stats.compression_ratio_selection_stats.achieved
+        assert stats.mac_compression_ratio == pytest.approx(achieved)
+        assert achieved <= ratio
 
 
 def test_the_exact_choice_loses_less_and_comes_nearer():

@@ -294,7 +294,8 @@ def test_training_mode_and_gradients_are_kept():
         (
             {"scheme": "svd"},
             ValueError,
-            "`scheme` must be one of spatial, weight, auto, tucker, cp, got 'svd'",
+            "`scheme` must be one of spatial, weight, spatial_horizontal, weight_output, auto, "
+            "tucker, cp, got 'svd'",
         ),
         ({"multiplicity": 0}, ValueError, "`multiplicity` must be positive, got 0"),
         ({"data": []}, ValueError, "gave no batch"),

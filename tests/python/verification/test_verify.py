@@ -20,6 +20,7 @@ from aimet_torch import encodings
 from aimet_torch.common import tables
 from aimet_torch.export import onnx_qdq
 from aimet_torch.export.onnx_encodings import verified
+from aimet_torch.ptq import apply_gptq
 from aimet_torch.quantsim import QuantizationSimModel
 from aimet_torch.report import pages
 from aimet_torch.verification import Limit, Limits, run, targets
@@ -52,6 +53,17 @@ def test_a_network_whose_sums_avoid_boundaries_is_equal_to_the_last_bit(conv_net
     assert whole.top1 == 1.0
     assert whole.sqnr_db >= whole.noise_db + 10
     assert 10 < whole.noise_db < 60
+
+
+def test_rounded_weights_are_equal_to_the_last_bit_after_another_calibration(tmp_path):
+    sim, inputs = simulated("conv_net", default_param_bw=4)
+    apply_gptq(sim, inputs, search_scales=True)
+    sim.compute_encodings([1.1 * x for x in inputs])
+    path = tmp_path / "network.onnx"
+    onnx_qdq.export(sim, inputs[0], path)
+    result = aimet_torch.verify(sim, path, inputs)
+    assert all(row.equal == 1.0 for row in result.nodes)
+    assert math.isinf(result.outputs[0].sqnr_db)
 
 
 @pytest.mark.parametrize("name", ["block", "lstm"])
