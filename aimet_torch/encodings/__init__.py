@@ -84,41 +84,32 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             (``*_torch.encodings``).
 
     Returns:
-        One form for all versions:
+        One form for all versions: ``version`` and ``producer`` (None, or as much as the file has of
+        ``{"package": ..., "version": ...}``), ``activation_encodings``, ``param_encodings``; of
+        versions 2.x, which do not tell one from the other, ``encodings``; ``excluded_layers``,
+        ``quantizer_args`` (empty where the file has none).
 
-        ``version``
-            The file's, or None.
-        ``producer``
-            ``{"package": ..., "version": ...}`` as far as the file has it.
-        ``activation_encodings``, ``param_encodings``
-            A list of dictionaries, one per tensor, in the order of the file. Always ``name``,
-            ``dtype`` ("int" or "float") and ``bitwidth``. Integer encodings also have
+    Encodings are lists of dictionaries, one per tensor, in the order of the file. Always there are
+    ``name``, ``dtype`` ("int" or "float") and ``bitwidth``. Integer encodings also have
 
-            - ``signed``, ``symmetric``: of the grid; ``strict_symmetric: True`` when it has no
-              lowest level -2^(b-1);
-            - ``scale``, ``offset``: lists of equal length; x = (q + offset) * scale with q on the
-              grid of that signedness (an offset of 0 for signed symmetric grids);
-            - ``shape``: of the scales: ``[]`` per tensor, ``[n]`` per channel. Versions before 2 do
-              not tell the channel axis or how blocks are arranged, so blocks are ``[n]`` as well
-              there;
-            - ``block_size``: elements that share a scale on the block axis, or None;
-              ``block_axis``: only where it is known;
-            - ``channel_axis``: of the tensor, along which the scales vary, or None;
-            - ``zero_point_shift``: only when it is 0.5: x = (q + offset + 0.5) * scale;
-            - for LPBQ ``decompressed_bitwidth`` and ``per_block_int_scale``, of ``shape``
-              (channels, blocks), while ``scale`` and ``offset`` have one value per channel; the
-              scale of a block is the product. Likewise ``per_block_float_scale``, numbers of
-              ``block_scale_format``.
+    - ``signed``, ``symmetric``: of the grid; ``strict_symmetric: True`` when it has no lowest level
+      -2^(b-1);
+    - ``scale``, ``offset``: lists of equal length; x = (q + offset) * scale with q on the grid of
+      that signedness (an offset of 0 for signed symmetric grids);
+    - ``shape``: of the scales: ``[]`` per tensor, ``[n]`` per channel. Versions before 2 do not
+      tell the channel axis or how blocks are arranged, so blocks are ``[n]`` as well there;
+    - ``block_size``: elements that share a scale on the block axis, or None; ``block_axis``: only
+      where it is known;
+    - ``channel_axis``: of the tensor, along which the scales vary, or None;
+    - ``zero_point_shift``: only when it is 0.5: x = (q + offset + 0.5) * scale;
+    - for LPBQ ``decompressed_bitwidth`` and ``per_block_int_scale``, of ``shape`` (channels,
+      blocks), while ``scale`` and ``offset`` have one value per channel; the scale of a block is
+      the product. Likewise ``per_block_float_scale``, numbers of ``block_scale_format``.
 
-            8-bit and 4-bit floats have ``format``, ONNX's name, and ``scale``, ``shape`` and axes
-            as above, but no ``offset``: x = number * scale. Entries without ``scale`` give the
-            bitwidth of a tensor that was not calibrated, or of 16-bit floats. In the layout by
-            modules ``name`` is a module and ``module_slot`` is
-            ``{"kind": "input" | "output", "index": int}``.
-        ``encodings``
-            Only of versions 2.x, which do not tell parameters from activations: their entries.
-        ``excluded_layers``, ``quantizer_args``
-            As in the file; empty where it has none.
+    8-bit and 4-bit floats have ``format``, ONNX's name, and ``scale``, ``shape`` and axes as above,
+    but no ``offset``: x = number * scale. Entries without ``scale`` give the bitwidth of a tensor
+    that was not calibrated, or of 16-bit floats. In the layout by modules ``name`` is a module and
+    ``module_slot`` is ``{"kind": "input" | "output", "index": int}``.
 
     Raises:
         OSError: The file cannot be read.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.docs.blocks import PAGES, blocks
 from tests.integration.commands import ROOT, run
 
 DOCS = ROOT / "docs"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 #: Whose public names the reference has.
 PACKAGES = (
     "analysis", "compression", "encodings", "export", "mixed_precision", "nn", "ops", "ptq",
@@ -67,18 +70,23 @@ def test_every_page_is_in_the_navigation() -> None:
     assert named == {path.name for path in DOCS.glob("*.md")}
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the site, built without a warning."""
     pytest.importorskip("mkdocs", reason="pip install 'aimet-torch[docs]'")
+    folder = tmp_path_factory.mktemp("docs") / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    run(
-        [*command, "-f", str(DOCS / "site" / "mkdocs.yml"), "-d", str(tmp_path / "site")],
-        cwd=ROOT,
-        environment=environment,
-    )
-    pages = {path.stem for path in (tmp_path / "site").glob("*.html")}
-    assert {path.stem for path in DOCS.glob("*.md")} <= pages
-    reference = "".join(p.read_text() for p in (tmp_path / "site").glob("api*.html"))
+    command += ["-f", str(DOCS / "site" / "mkdocs.yml"), "-d", str(folder)]
+    run(command, cwd=ROOT, environment={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    return folder
+
+
+def test_every_page_is_there(site: Path) -> None:
+    assert {path.stem for path in DOCS.glob("*.md")} <= {path.stem for path in site.glob("*.html")}
+
+
+def test_the_reference_has_all_public_names(site: Path) -> None:
+    reference = "".join(path.read_text() for path in site.glob("api*.html"))
     described = {
         name.rpartition(".")[2] for name in re.findall(r'id="(aimet_torch[\w.]+)"', reference)
     }
@@ -89,18 +97,35 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert not re.findall(r'<details class="(?!quote)', reference)  # text taken for a section
     assert ":func:" not in reference
     assert "<code>``" not in reference  # names taken for a type
-    for page in TECHNIQUES:  # formulas are MathML: nothing is left of the source
-        text = (tmp_path / "site" / page.replace(".md", ".html")).read_text()
+
+
+def test_formulas_are_mathml(site: Path) -> None:
+    for page in TECHNIQUES:
+        text = (site / page.replace(".md", ".html")).read_text()
         assert "<math" in text
         assert "arithmatex" not in text
         assert not re.search(r"\$\$|\\mathbb|\\frac", text)
-    # It opens without a network.
-    for page in (tmp_path / "site").glob("*.html"):
+
+
+def test_the_site_needs_no_network(site: Path) -> None:
+    for page in site.glob("*.html"):
         text = page.read_text()
         assert not re.search(r"<(script|link)[^>]+(src|href)=\"https?://[^\"]+\.(js|css)", text)
         assert 'class="mermaid"' not in text  # drawn by a script from elsewhere
         for picture in re.findall(r'<img[^>]+src="([^"]+)"', text):
             assert (page.parent / picture).exists(), f"{page.stem}: {picture}"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("page", ["index", "rounding", "architecture"])
+def test_a_browser_has_nothing_to_complain_about(site: Path, page: str, tmp_path: Path) -> None:
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path}"]
+    result = subprocess.run(
+        [*command, f"file://{site}/{page}.html"], capture_output=True, text=True, check=True
+    )
+    assert "CONSOLE" not in result.stderr
+    assert "</html>" in result.stdout
 
 
 def test_pictures_and_costs_are_those_of_the_committed_results() -> None:
