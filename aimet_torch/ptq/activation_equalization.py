@@ -50,7 +50,7 @@ _SPATIAL = frozenset(
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze"})
 
 
-@dataclass
+@dataclass(repr=False)
 class ActivationEqualizationReport:
     """What was equalized.
 
@@ -64,6 +64,14 @@ class ActivationEqualizationReport:
     scales: dict[str, Tensor] = field(default_factory=dict)
     readers: dict[str, list[str]] = field(default_factory=dict)
     divided: dict[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self.scales)} activations equalized"]
+        for name, scales in self.scales.items():
+            readers = ", ".join(self.readers[name])
+            span = f"{float(scales.min()):.3g} to {float(scales.max()):.3g}"
+            lines.append(f"  {name}: divided by {span}, taken up by {readers}")
+        return "\n".join(lines)
 
 
 class _Stream:

@@ -61,7 +61,7 @@ class BlockResult:
     error: float
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class BlockReport(LayerwiseReport):
     """What became of layers and blocks.
 

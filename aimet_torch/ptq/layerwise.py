@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from aimet_torch.common.collectives import Ranks
+from aimet_torch.common.tables import text_table
 from aimet_torch.graph import ModelGraph, OpNode, skip_identity, trace
 from aimet_torch.ops.reconstruction import LayerSums
 from aimet_torch.ptq.checkpoint import Checkpoint
@@ -54,7 +55,7 @@ class LayerTask:
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)  # tensors of every layer are no summary
 class LayerwiseReport:
     """What became of the layers.
 
@@ -71,6 +72,15 @@ class LayerwiseReport:
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
     peak_cache: int = 0
     spilled: int = 0
+
+    def __repr__(self) -> str:
+        rows = [
+            [name, f"{result.nearest_error:.3g}", f"{result.error:.3g}"]
+            for name, result in self.results.items()
+        ]
+        header = ["layer", "error of rounding to nearest", "error now"]
+        left = [f"{name} was left out: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join([text_table(header, rows), *left])
 
 
 def quantize_layers(

@@ -118,6 +118,7 @@ def names() -> dict[str, Any]:
         "F": nn.functional,
         "QuantizationSimModel": QuantizationSimModel,
         "model": model,
+        "other_model": network(),
         "example": example,
         "dummy_input": example,
         "x": example,
