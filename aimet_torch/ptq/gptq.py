@@ -32,6 +32,9 @@ def apply_gptq(
 ) -> LayerwiseReport:
     """Round the weights of a simulation with error feedback; freeze their encodings.
 
+    A later calibration moves weights and steps together by at most 1e-4 of themselves, so that no
+    accumulator lies on a rounding boundary.
+
     Args:
         sim: Its weights move onto their grids, its biases take up the means.
         data_loader: Unlabeled batches.

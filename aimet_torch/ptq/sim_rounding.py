@@ -32,7 +32,8 @@ def round_weights_of_sim(
 
     Args:
         sim: Its weights move onto their grids, its biases take up the means; encodings of weights
-            are frozen. Calibrate activations afterwards.
+            are frozen. Calibrate activations afterwards; that moves weights and steps together, by
+            at most 1e-4 of themselves, so that no accumulator lies on a rounding boundary.
         data_loader: Unlabeled batches.
         num_batches: How many of them; None: all.
         forward_fn: ``forward_fn(model, batch)`` runs the model; None: a batch is an input, a
