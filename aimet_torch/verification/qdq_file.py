@@ -169,11 +169,13 @@ class QdqFile:
         path: of the file.
         model: its content.
         pairs: those on activations, in the order of the graph.
+        on_constants: quantizers of activations whose input is a constant of the file.
     """
 
     path: Path
     model: ir.Model
     pairs: list[Pair]
+    on_constants: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> QdqFile:
@@ -198,7 +200,7 @@ class QdqFile:
                 f"verify: no activation in `onnx_path` {path} goes through QuantizeLinear and "
                 "DequantizeLinear; write the file with aimet_torch.onnx.export"
             )
-        return cls(path, model, pairs)
+        return cls(path, model, pairs, frozenset(_on_constants(model.graph)))
 
     @property
     def inputs(self) -> list[ir.Value]:
@@ -260,6 +262,20 @@ def _activation_pairs(graph: ir.Graph) -> Iterable[Pair]:
             dtype=dtype,
             quantizer=reader.metadata_props.get(QUANTIZER_KEY),
         )
+
+
+def _on_constants(graph: ir.Graph) -> Iterable[str]:
+    """Parameters that an operator without a module reads have quantizers as activations have."""
+    for node in graph:
+        if node.op_type != "DequantizeLinear" or node.domain != "":
+            continue
+        source = node.inputs[0]
+        before = None if source is None else source.producer()
+        if before is not None and before.op_type == "QuantizeLinear":
+            source = before.inputs[0]
+        name = node.metadata_props.get(QUANTIZER_KEY)
+        if name is not None and source is not None and source.const_value is not None:
+            yield name
 
 
 def _constant(node: ir.Node, index: int) -> np.ndarray:

@@ -199,7 +199,8 @@ class Recorder:
             seen.setdefault(name, []).append(None)
 
     def _check_missing(self, seen: Mapping[str, Sequence[Any]]) -> None:
-        missing = [name for name in seen if name not in self.pairs]
+        known = self.pairs.keys() | self._file.on_constants
+        missing = [name for name in seen if name not in known]
         if missing:
             raise ValueError(
                 f"verify: {len(missing)} quantizer(s) of `sim` round, but `onnx_path` "

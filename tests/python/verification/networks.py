@@ -60,7 +60,21 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+class Scaled(nn.Module):
+    """Parameters that functions read: they have quantizers as activations have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.gain, self.shift = nn.Parameter(torch.rand(8)), nn.Parameter(torch.randn(8))
+
+    def forward(self, x):
+        y = self.conv(x).permute(0, 2, 3, 1)
+        return F.layer_norm(y, (8,), self.gain, self.shift) * self.gain.view(1, 1, 1, 8)
+
+
 NETWORKS = {
+    "scaled": (Scaled, (1, 3, 12, 12)),
     "conv_net": (ConvNet, (1, 3, 32, 32)),
     "block": (Block, (1, 12, 32)),
     "lstm": (Recurrent, (1, 9, 12)),

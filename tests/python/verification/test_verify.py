@@ -66,6 +66,13 @@ def test_rounded_weights_are_equal_to_the_last_bit_after_another_calibration(tmp
     assert math.isinf(result.outputs[0].sqnr_db)
 
 
+def test_parameters_that_functions_read(tmp_path):
+    sim, path, inputs = exported("scaled", tmp_path)
+    result = aimet_torch.verify(sim, path, inputs)
+    assert result.ok, result.problems
+    assert result.outputs[0].steps <= 1
+
+
 @pytest.mark.parametrize("name", ["block", "lstm"])
 def test_attention_and_recurrent_layers_are_within_a_step(name, tmp_path):
     sim, path, inputs = exported(name, tmp_path)
