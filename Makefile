@@ -41,7 +41,7 @@ help:
 	@echo "make demo          set up, then quantize MobileNetV2 and export it; results in demo_out/"
 	@echo "make test          set up, then run all C++ and Python tests"
 	@echo "make bench         time every case against its rivals, aimet-torch 2.42 among them; build/benchmarks.json"
-	@echo "make accuracy      what quantization costs, what rounding and training recover; build/{accuracy,rounding,qat}.json"
+	@echo "make accuracy      what quantization costs, what rounding and training recover, the zoo against its tolerances; build/{accuracy,rounding,qat,zoo}.json"
 	@echo "make lint          ruff, mypy and the layering test"
 	@echo "make build         set up and build the library into aimet_torch/lib (editable install)"
 	@echo "make cuda-compile  compile and link the CUDA kernels (needs nvcc, no GPU)"
@@ -85,6 +85,7 @@ accuracy: $(STAMPS)/build $(STAMPS)/assets
 	$(BIN)/python -m benchmarks.rounding --output build/rounding.json
 	$(BIN)/python -m benchmarks.qat --output build/qat.json
 	$(BIN)/python -m benchmarks.mixed_precision --output build/mixed_precision.json
+	$(BIN)/python -m zoo --again --output build/zoo.json
 
 lint: $(STAMPS)/build
 	$(BIN)/python -m ruff check .

@@ -85,8 +85,9 @@ def _sequences(count: int) -> tuple[Tensor, ...]:
     return (torch.randn(count, 9, 12),)
 
 
-def _architecture(name: str) -> nn.Module:
-    options = {"init_weights": False} if name == "googlenet" else {}
+def architecture(name: str, **options: Any) -> nn.Module:
+    """One of `ARCHITECTURES` with random weights, none of them zeros only."""
+    options |= {"init_weights": False} if name == "googlenet" else {}
     model: nn.Module = getattr(assets.import_torchvision().models, name)(weights=None, **options)
     with torch.no_grad():
         for parameter in model.parameters():  # a head of zeros would hide every difference
@@ -106,7 +107,7 @@ def _photographs(count: int) -> tuple[Tensor, ...]:
 
 Network = tuple[Callable[[], nn.Module], Callable[[int], tuple[Tensor, ...]]]
 NETWORKS: dict[str, Network] = {
-    **{n: (lambda n=n: _architecture(n), _images(size)) for n, size in ARCHITECTURES.items()},
+    **{n: (lambda n=n: architecture(n), _images(size)) for n, size in ARCHITECTURES.items()},
     "mobilenet_v2 (trained)": (assets.load_mobilenet_v2, _photographs),
     "MiniLM-L6 (trained)": (minilm.load, _words),
     "LSTM": (lambda: _Recurrent(nn.LSTM), _sequences),

@@ -22,6 +22,7 @@ from benchmarks import (
     render_qat,
     render_rounding,
     render_sensitivity,
+    render_zoo,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -213,8 +214,11 @@ BLOCKS: tuple[tuple[Path, Path, re.Pattern[str], Callable[[Any], str]], ...] = (
             render_exports,
             render_mixed_precision,
             render_sensitivity,
+            render_zoo,
         )
     ),
+    (render_zoo.RESULTS, README, render_zoo.TABLE, render_zoo.summary),
+    (render_zoo.RESULTS, render_zoo.PAGE, render_zoo.GRAPHS, render_zoo.graphs),
 )
 
 

@@ -210,6 +210,19 @@ def test_checks_have_a_message(path: Path) -> None:
         ), f"{relative(path)}:{line}: a check without a message"
 
 
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=relative)
+def test_the_package_needs_nothing_beside_it(path: Path) -> None:
+    beside = {"benchmarks", "examples", "tests", "zoo"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [str(node.module)]
+        found = beside.intersection(name.partition(".")[0] for name in names)
+        assert not found, f"{relative(path)}: the wheel has no {', '.join(sorted(found))}"
+
+
 def test_no_file_is_too_long() -> None:
     files = source_files(".py", ".cpp", ".h", ".cu", ".cuh", ".cmake", ".md")
     lengths = {relative(path): len(path.read_text().splitlines()) for path in files}

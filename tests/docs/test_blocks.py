@@ -78,6 +78,11 @@ def _pytest(words: list[str]) -> None:
     assert all((ROOT / word).exists() for word in words if word.startswith("tests"))
 
 
+def _python(words: list[str]) -> None:
+    assert words[1] == "-m"
+    assert importlib.util.find_spec(words[2]) is not None
+
+
 def _pip(words: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
@@ -115,6 +120,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "make": _make,
     "pip": _pip,
     "pytest": _pytest,
+    "python": _python,
     "torchrun": _torchrun,
 }
 
