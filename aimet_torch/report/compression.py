@@ -62,6 +62,17 @@ class Pair:
     tip: str
 
 
+#: Titles by name of the scheme.
+_SCHEMES = {
+    "spatial": "spatial SVD",
+    "weight": "weight SVD",
+    "auto": "low-rank factors",
+    "channel_pruning": "channel pruning",
+    "tucker": "Tucker-2",
+    "cp": "CP",
+}
+
+
 def compression_report(stats: CompressionStats, path: str | os.PathLike[str]) -> Path:
     """Write the HTML page of a compression; it needs no server and no network.
 
@@ -76,6 +87,7 @@ def compression_report(stats: CompressionStats, path: str | os.PathLike[str]) ->
     text = pages.render(
         "compression.html",
         stats=stats,
+        scheme=_SCHEMES.get(stats.scheme, stats.scheme),
         selection=selection,
         totals=_totals(stats),
         pairs=_pairs(stats),
