@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -68,7 +69,8 @@ class LayerScheme:
         self._input = dummy_input
         self._metric = CostMetric.memory if metric is CostMetric.memory else CostMetric.mac
         self._multiplicity = multiplicity
-        self._data, self._num_batches = data, num_batches
+        # Read once: it may be an iterator, and it is needed again.
+        self._data = None if data is None else list(itertools.islice(data, num_batches))
         ignored = {id(module) for module in modules_to_ignore}
         names = [
             name
@@ -76,13 +78,13 @@ class LayerScheme:
             if isinstance(module, LAYER_TYPES) and id(module) not in ignored
         ]
         self._model = copy.deepcopy(model).eval()
-        graph = trace(self._model, dummy_input)
-        uses = ModuleUses(graph)
+        self._graph = trace(self._model, dummy_input)
+        self._uses = ModuleUses(self._graph)
         self._layers: dict[str, Any] = {}
         for name in names:
             layer = self._model.get_submodule(name)
             reason = _FACTOR if _is_factor(self._model, name) else None
-            reason = reason or obstacle(graph, uses, name, layer)
+            reason = reason or obstacle(self._graph, self._uses, name, layer)
             if reason is None:
                 self._layers[name] = layer
             else:
@@ -136,7 +138,6 @@ class LayerScheme:
             metric=self._metric,
             multiplicity=self._multiplicity,
             data=self._data,
-            num_batches=self._num_batches,
         )
         rows = {
             row.name: (

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from aimet_torch.common.defs import CostMetric
+from aimet_torch.compression.candidate_fits import CandidateFits
 from aimet_torch.compression.layer_scheme import LayerScheme
 from aimet_torch.compression.layers import (
     SCHEMES,
@@ -20,8 +21,9 @@ from aimet_torch.compression.layers import (
     singular_values,
     truncated,
 )
-from aimet_torch.compression.schemes import Candidate
+from aimet_torch.compression.schemes import Candidate, Unit
 from aimet_torch.ptq.layers import LayerType
+from aimet_torch.ptq.replay import count_inputs, record_inputs
 
 __all__ = ["LowRankScheme"]
 
@@ -57,11 +59,15 @@ class _Decomposition:
 
 
 class LowRankScheme(LayerScheme):
-    """Layers as two smaller ones: ``spatial``, ``weight`` or ``auto``."""
+    """Layers as two smaller ones: ``spatial``, ``weight`` or ``auto``.
+
+    Each is decomposed once, every ratio truncates that. With data, candidates are fitted to them.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._decompositions: dict[tuple[str, str], _Decomposition] = {}
+        self._fits: CandidateFits | None = None
         self._ranks_cost: dict[tuple[str, str], tuple[float, float]] = {}  # of ranks 1 and 2
 
     def _reason(self, name: str, ratio: float) -> str | None:
@@ -69,32 +75,58 @@ class LowRankScheme(LayerScheme):
         found = choices_for(layer, self.name, ratio, self._metric, self._multiplicity)
         return found if isinstance(found, str) else None
 
+    def units(self, ratios: Sequence[float]) -> list[Unit]:
+        """Layers that some ratio makes smaller; with data, their candidates are fitted to them."""
+        units = super().units(ratios)
+        if self._data is not None:
+            count = count_inputs(self._model, self._input)
+            calls = record_inputs(self._model, self._data, None, None, count)
+            self._fits = CandidateFits(self._graph, self._uses, calls)
+            descending = sorted(ratios, reverse=True)
+            self._fits.fit(
+                {
+                    unit.name: [choice for _, choice in self._choices(unit.name, descending)]
+                    for unit in units
+                }
+            )
+        return units
+
     def candidates(self, unit: str, ratios: Sequence[float]) -> list[Candidate]:
         """Factors of a layer at some ratios, from the largest to the smallest."""
-        layer = self._layers[unit]
-        candidates: list[Candidate] = []
-        last = None
-        for ratio in ratios:
-            found = self._best(unit, ratio)
-            if found is None:
-                continue
-            decomposition, best = found
-            if (best.factorization, best.rank) == last:
-                continue
-            last = (best.factorization, best.rank)
-            build = functools.partial(decomposition.modules, unit, layer, best)
-            cost = self._cost(unit, decomposition, best)
-            candidates.append(Candidate(ratio, cost, build, decomposition.lost_at(best.rank)))
-        return candidates
+        return [
+            Candidate(
+                ratio,
+                self._cost(unit, choice),
+                functools.partial(self._modules, unit, choice),
+                self._decomposition(unit, choice).lost_at(choice.rank),
+            )
+            for ratio, choice in self._choices(unit, ratios)
+        ]
 
-    def _best(self, name: str, ratio: float) -> tuple[_Decomposition, Choice] | None:
+    def _choices(self, name: str, ratios: Sequence[float]) -> list[tuple[float, Choice]]:
+        """The factorization and the rank of each ratio; of the same ones, the first."""
+        found: dict[tuple[str, int], tuple[float, Choice]] = {}
+        for ratio in ratios:
+            best = self._best(name, ratio)
+            if best is not None:
+                found.setdefault((best.factorization, best.rank), (ratio, best))
+        return list(found.values())
+
+    def _modules(self, name: str, choice: Choice) -> dict[str, nn.Module]:
+        """Fitted factors where there are some, else those next to the weight."""
+        layer = self._layers[name]
+        fitted = None if self._fits is None else self._fits.modules(name, layer, choice)
+        if fitted is not None:
+            return {name: fitted}
+        return self._decomposition(name, choice).modules(name, layer, choice)
+
+    def _best(self, name: str, ratio: float) -> Choice | None:
         """What a layer becomes at a ratio; None: nothing that costs no more."""
         layer = self._layers[name]
         choices = choices_for(layer, self.name, ratio, self._metric, self._multiplicity)
         if isinstance(choices, str):
             return None
-        found = [(self._decomposition(name, choice), choice) for choice in choices]
-        return min(found, key=lambda pair: pair[0].lost_at(pair[1].rank))
+        return min(choices, key=lambda c: self._decomposition(name, c).lost_at(c.rank))
 
     def _schemes(self, ratios: Mapping[str, float]) -> str | Mapping[str, str]:
         """The kinds of factors whose costs were counted, although data may prefer others."""
@@ -102,7 +134,7 @@ class LowRankScheme(LayerScheme):
             return self.name
         known = [(name, ratio) for name, ratio in ratios.items() if name in self._layers]
         best = {name: self._best(name, ratio) for name, ratio in known}
-        return {name: found[1].factorization for name, found in best.items() if found is not None}
+        return {name: found.factorization for name, found in best.items() if found is not None}
 
     def _decomposition(self, name: str, choice: Choice) -> _Decomposition:
         """At the largest rank that saves anything, so that it holds all others."""
@@ -113,9 +145,9 @@ class LowRankScheme(LayerScheme):
             self._decompositions[key] = _Decomposition.of(self._layers[name], largest)
         return self._decompositions[key]
 
-    def _cost(self, name: str, decomposition: _Decomposition, choice: Choice) -> float:
+    def _cost(self, name: str, choice: Choice) -> float:
         """Time is measured; all else grows by the same amount with every rank."""
-        layer = self._layers[name]
+        layer, decomposition = self._layers[name], self._decomposition(name, choice)
 
         def of(rank: int) -> float:
             made = decomposition.modules(name, layer, dataclasses.replace(choice, rank=rank))

@@ -19,6 +19,7 @@ from aimet_torch.compression.selection import (
     Choice,
     front,
     limit_of,
+    monotonic,
     select_exactly,
     select_greedily,
 )
@@ -84,11 +85,17 @@ def choose_greedily(
     """
     choice = select_greedily(scheme, units, scores, target)
     top = float(scores[scores.isfinite()].max())
-    lost = top - scores
+    lost = -monotonic(scores - top)  # a larger ratio whose score is lower by chance is no worse
+    finer = units
     if refines:
-        units, lost = _refined(scheme, units, lost, choice.candidates)
-    found = _filled(scheme, units, lost, choice, target)
+        finer, lost = _refined(scheme, units, lost, choice.candidates)
+    found = _filled(scheme, finer, lost, choice, target)
     values = {name: top - value for name, value in found.values.items()}
+    for unit, row in zip(units, scores.tolist(), strict=True):
+        scored = {c.lost: s for c, s in zip(unit.candidates, row, strict=False)}
+        if unit.name in values:
+            own = found.candidates[unit.name].lost
+            values[unit.name] = scored.get(own, values[unit.name])
     return dataclasses.replace(found, value=choice.value, values=values)
 
 

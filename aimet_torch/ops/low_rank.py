@@ -18,6 +18,7 @@ __all__ = [
     "LowRankCost",
     "low_rank_cost",
     "low_rank_fit",
+    "low_rank_fits",
     "low_rank_product",
     "low_rank_split",
     "rank_of_cost_ratio",
@@ -158,6 +159,46 @@ def low_rank_fit(
         target, gram, kernel_size, factorization, rank, transposed, max_sweeps, tolerance,
         max_products,
     )  # fmt: skip
+
+
+def low_rank_fits(
+    target: Tensor,
+    gram: Tensor,
+    kernel_size: Sequence[int],
+    factorization: str,
+    ranks: Sequence[int],
+    *,
+    transposed: bool = False,
+    max_sweeps: int = 30,
+    tolerance: float = 1e-3,
+    max_products: int = 8,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What :func:`low_rank_fit` gives for some ranks; decompositions are made once for all.
+
+    Args:
+        target: As there, and so are all others.
+        gram: (groups, d, d).
+        kernel_size: Of the layer.
+        factorization: One of the four.
+        ranks: Channels between both layers, of each group, in any order.
+        transposed: It is a transposed convolution.
+        max_sweeps: Alternations between both factors; 0: the second factor alone is solved for.
+        tolerance: When to stop.
+        max_products: Steps of conjugate gradients in each sweep.
+
+    Returns:
+        ``(first, second, error)`` for each rank, float64 on the CPU.
+
+    Raises:
+        TypeError: Not floating-point.
+        ValueError: Shapes do not fit, or a number is out of range.
+        NotImplementedError: A spatial factorization of a kernel without two dimensions.
+    """
+    found = torch.ops.aimet.low_rank_fits(
+        target, gram, kernel_size, factorization, ranks, transposed, max_sweeps, tolerance,
+        max_products,
+    )  # fmt: skip
+    return list(zip(*found, strict=True))
 
 
 def low_rank_product(

@@ -87,6 +87,15 @@ AIMET_API LowRankFactors low_rank_fit(const at::Tensor& target, const at::Tensor
                                       Factorization factorization, int64_t rank, bool is_transposed,
                                       const LowRankOptions& options);
 
+// The same for some ranks of one layer: decompositions of the weight and the data are made once.
+AIMET_API std::vector<LowRankFactors> low_rank_fits(const at::Tensor& target,
+                                                    const at::Tensor& gram,
+                                                    const std::vector<int64_t>& kernel_size,
+                                                    Factorization factorization,
+                                                    const std::vector<int64_t>& ranks,
+                                                    bool is_transposed,
+                                                    const LowRankOptions& options);
+
 // The weight, as torch.nn stores it, that two factors stand for. ValueError: they do not fit.
 AIMET_API at::Tensor low_rank_product(const at::Tensor& first, const at::Tensor& second,
                                       Factorization factorization, int64_t groups,

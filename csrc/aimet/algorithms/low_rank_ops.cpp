@@ -5,6 +5,8 @@
 
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 namespace aimet {
 namespace {
@@ -43,6 +45,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> fit_op(
   return {found.first, found.second, found.error};
 }
 
+std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Tensor>> fits_op(
+    const at::Tensor& target, const at::Tensor& gram, at::IntArrayRef kernel_size,
+    const std::string& factorization, at::IntArrayRef ranks, bool transposed, int64_t max_sweeps,
+    double tolerance, int64_t max_products) {
+  std::vector<at::Tensor> first, second, errors;
+  for (LowRankFactors& found :
+       low_rank_fits(target, gram, kernel_size.vec(),
+                     factorization_of("low_rank_fit", factorization), ranks.vec(), transposed,
+                     {max_sweeps, tolerance, max_products})) {
+    first.push_back(std::move(found.first));
+    second.push_back(std::move(found.second));
+    errors.push_back(std::move(found.error));
+  }
+  return {std::move(first), std::move(second), std::move(errors)};
+}
+
 at::Tensor product_op(const at::Tensor& first, const at::Tensor& second,
                       const std::string& factorization, int64_t groups, bool transposed) {
   return low_rank_product(first, second, factorization_of("low_rank_product", factorization),
@@ -56,6 +74,7 @@ TORCH_LIBRARY_IMPL(aimet, CompositeExplicitAutograd, m) {
   m.impl("rank_of_cost_ratio", TORCH_FN(rank_op));
   m.impl("low_rank_split", TORCH_FN(split_op));
   m.impl("low_rank_fit", TORCH_FN(fit_op));
+  m.impl("low_rank_fits", TORCH_FN(fits_op));
   m.impl("low_rank_product", TORCH_FN(product_op));
 }
 

@@ -169,6 +169,10 @@ TORCH_LIBRARY_FRAGMENT(aimet, m) {
       "bool transposed=False, int max_sweeps=30, float tolerance=0.001, int max_products=8) -> "
       "(Tensor first, Tensor second, Tensor error)");
   m.def(
+      "low_rank_fits(Tensor target, Tensor gram, int[] kernel_size, str factorization, int[] ranks, "
+      "bool transposed=False, int max_sweeps=30, float tolerance=0.001, int max_products=8) -> "
+      "(Tensor[] first, Tensor[] second, Tensor[] errors)");
+  m.def(
       "low_rank_product(Tensor first, Tensor second, str factorization, int groups=1, bool "
       "transposed=False) -> Tensor");
   // ratio_selection.h: one candidate for each layer, with the least sum of errors within a budget.

@@ -14,6 +14,7 @@ from aimet_torch.ops.low_rank import (
     LowRankCost,
     low_rank_cost,
     low_rank_fit,
+    low_rank_fits,
     low_rank_product,
     low_rank_split,
     rank_of_cost_ratio,
@@ -199,6 +200,19 @@ def test_with_an_identity_the_fit_is_the_truncated_svd():
     assert float(error) == pytest.approx(float(lost * target.square().sum()), rel=1e-9)
 
 
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+@pytest.mark.parametrize("sweeps", [0, 5])
+def test_several_ranks_at_once_are_the_same_bits(factorization, sweeps):
+    pairs = [data_problem(seed=seed) for seed in (0, 10)]
+    target, gram = (torch.cat(t) for t in zip(*pairs, strict=True))
+    ranks = [5, 1, 3]
+    found = low_rank_fits(target, gram, (3, 3), factorization, ranks, max_sweeps=sweeps)
+    for rank, several in zip(ranks, found, strict=True):
+        one = low_rank_fit(target, gram, (3, 3), factorization, rank, max_sweeps=sweeps)
+        assert all(a.equal(b) for a, b in zip(several, one, strict=True))
+    assert float(found[1][2]) > float(found[2][2]) > float(found[0][2])
+
+
 def test_groups_are_fitted_one_by_one():
     pairs = [data_problem(seed=seed) for seed in (0, 10)]
     target, gram = (torch.cat(t) for t in zip(*pairs, strict=True))
@@ -244,6 +258,7 @@ def test_schemas():
     cases = [
         (operators.low_rank_split.default, (weight, "weight", 2)),
         (operators.low_rank_fit.default, (target, gram, [3, 3], "spatial", 2)),
+        (operators.low_rank_fits.default, (target, gram, [3, 3], "spatial", [2, 1])),
         (operators.low_rank_product.default, (first, second, "spatial")),
     ]
     for overload, arguments in cases:
