@@ -18,6 +18,7 @@ from benchmarks import (
     render_exports,
     render_fidelity,
     render_figures,
+    render_low_rank,
     render_mixed_precision,
     render_qat,
     render_rounding,
@@ -212,6 +213,7 @@ BLOCKS: tuple[tuple[Path, Path, re.Pattern[str], Callable[[Any], str]], ...] = (
         for each in (
             render_compression,
             render_exports,
+            render_low_rank,
             render_mixed_precision,
             render_sensitivity,
             render_zoo,
