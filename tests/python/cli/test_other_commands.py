@@ -125,7 +125,7 @@ def test_compress_chooses_ratios_where_it_has_data(aimet, workplace: Path, monke
     from aimet_torch.cli import compress
 
     monkeypatch.setattr(compress, "_save", lambda *_: None)
-    run = ("compress", "my_model:load", "--ratio", 0.7)
+    run = ("compress", "my_model:load", "--ratio", 0.5)
     code, out, err = aimet(*run, "--data", "x.npy")
     assert code == 0, err
     assert "compression.html" in out
@@ -137,7 +137,7 @@ def test_compress_chooses_ratios_where_it_has_data(aimet, workplace: Path, monke
     assert document["compression_ratio_selection_stats"]["method"] == "exact"
     ratios = {row["compression_ratio"] for row in document["per_layer_stats"]}
     assert len(ratios - {None}) > 1
-    assert 0.6 < document["mac_compression_ratio"] <= 0.7
+    assert 0.4 < document["mac_compression_ratio"] <= 0.5
     # Without samples that measure there is no score, and without data nothing to choose by.
     for rest in (("--data", "x.npy", "--measure-samples", 0), ("--example", "1x3x16x16")):
         code, out, err = aimet(*run, *rest, "--json")
