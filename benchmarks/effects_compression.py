@@ -38,12 +38,7 @@ def low_rank() -> dict[str, Any]:
             seconds[label] = round(time.process_time() - start, 2)
             accuracy = fashion_mnist.accuracy(result.model)
             curves[label].append([round(result.mac_ratio, 4), round(accuracy, 2)])
-    return {
-        "network": _NETWORK,
-        "float": fashion_mnist.accuracy(model),
-        "curves": curves,
-        "cpu_seconds": seconds,
-    }
+    return _effect(model, curves, seconds)
 
 
 def pruning() -> dict[str, Any]:
@@ -67,6 +62,12 @@ def pruning() -> dict[str, Any]:
             result = plan.apply(plan.counts(ratio))
             accuracy = fashion_mnist.accuracy(result.model)
             curves[label].append([round(result.mac_ratio, 4), round(accuracy, 2)])
+    return _effect(model, curves, seconds)
+
+
+def _effect(
+    model: nn.Module, curves: dict[str, list[list[float]]], seconds: dict[str, float]
+) -> dict[str, Any]:
     return {
         "network": _NETWORK,
         "float": fashion_mnist.accuracy(model),

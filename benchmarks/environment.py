@@ -13,6 +13,7 @@ import torch
 
 import aimet_torch
 from aimet_torch import ops
+from aimet_torch.common.tables import write_json
 
 
 def describe(threads: int) -> dict[str, Any]:
@@ -28,6 +29,12 @@ def describe(threads: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "aimet_torch": aimet_torch.__version__,
     }
+
+
+def write_rows(path: Path, rows: list[Any], **settings: Any) -> None:
+    """Write rows of results as JSON, with what they depend on and the settings of the run."""
+    machine = describe(torch.get_num_threads())
+    write_json(path, {"environment": machine, **settings, "rows": rows})
 
 
 def load() -> float:

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from aimet_torch.common.defs import CostMetric
-from aimet_torch.common.tables import text_table, write_json
+from aimet_torch.common.tables import text_table
 from aimet_torch.compression import factorize
 from benchmarks import fashion_mnist
-from benchmarks.environment import describe
+from benchmarks.environment import write_rows
 
 RESULTS = Path(__file__).with_name("results") / "low_rank.json"
 IMAGES = 1024
@@ -91,13 +91,7 @@ def main() -> None:
         for name in fashion_mnist.NETWORKS
         for metric in (CostMetric.mac, CostMetric.memory)
     ]
-    document = {
-        "environment": describe(torch.get_num_threads()),
-        "images": IMAGES,
-        "seeds": SEEDS,
-        "rows": rows,
-    }
-    write_json(output, document)
+    write_rows(output, rows, images=IMAGES, seeds=SEEDS)
     print(table(rows))
 
 

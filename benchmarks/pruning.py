@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from aimet_torch.common.tables import text_table, write_json
+from aimet_torch.common.tables import text_table
 from aimet_torch.compression import PruningPlan
 from benchmarks import fashion_mnist
-from benchmarks.environment import describe
+from benchmarks.environment import write_rows
 
 RESULTS = Path(__file__).with_name("results") / "pruning.json"
 IMAGES = 1024
@@ -75,13 +75,7 @@ def main() -> None:
     output = parser.parse_args().output
     torch.manual_seed(0)
     rows = [measure(name) for name in fashion_mnist.NETWORKS]
-    document = {
-        "environment": describe(torch.get_num_threads()),
-        "images": IMAGES,
-        "seeds": SEEDS,
-        "rows": rows,
-    }
-    write_json(output, document)
+    write_rows(output, rows, images=IMAGES, seeds=SEEDS)
     print(table(rows))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from aimet_torch.common.defs import CostMetric
 from aimet_torch.compression.candidate_fits import CandidateFits
@@ -22,6 +23,7 @@ from aimet_torch.compression.layers import (
     truncated,
 )
 from aimet_torch.compression.schemes import Candidate, Unit
+from aimet_torch.ops import fingerprint
 from aimet_torch.ptq.layers import LayerType
 from aimet_torch.ptq.replay import count_inputs, record_inputs
 
@@ -102,6 +104,13 @@ class LowRankScheme(LayerScheme):
             )
             for ratio, choice in self._choices(unit, ratios)
         ]
+
+    def key(self) -> dict[str, Any]:
+        """The same, and the data that candidates are fitted to."""
+        if self._data is None:
+            return super().key()
+        leaves = [leaf for leaf in tree_leaves(self._data) if isinstance(leaf, Tensor)]
+        return {**super().key(), "data": fingerprint([leaf.detach().cpu() for leaf in leaves])}
 
     def _choices(self, name: str, ratios: Sequence[float]) -> list[tuple[float, Choice]]:
         """The factorization and the rank of each ratio; of the same ones, the first."""

@@ -85,6 +85,18 @@ def test_the_ratio_is_kept_and_the_model_stays_as_it_is(scheme, selection):
     }
 
 
+def test_saved_scores_are_those_of_the_same_data(tmp_path):
+    """With data candidates are fitted to them: scores of others are of other layers."""
+    selection = GreedySelectionParameters(0.6, 3, saved_eval_scores_dict=str(tmp_path / "s.json"))
+    data = [images(32, seed=7)]
+    compress(small(), auto(selection, data_loader=data))
+    _, again = compress(small(), auto(selection, data_loader=data))
+    assert again.compression_ratio_selection_stats.evaluations == 0
+    for other in (None, [images(32, seed=8)]):
+        with pytest.raises(ValueError, match=r"the same model and settings; in .*data is"):
+            compress(small(), auto(selection, data_loader=other))
+
+
 def test_layers_become_what_was_counted_although_data_prefer_other_factors():
     data = [images(32, seed=seed) for seed in (7, 8)]
     for ratio in (0.5, 0.6, 0.7):
