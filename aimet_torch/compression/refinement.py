@@ -269,7 +269,7 @@ def _largest_fitting(
 
 
 def _value(unit: Unit, errors: Sequence[float], candidate: Candidate) -> float:
-    """The error of a candidate: that of the unit's candidate with the same cost and ratio."""
+    """The error of a candidate: that of the unit's candidate that loses as much of the layer."""
     for own, error in zip(unit.candidates, errors, strict=False):
         if own.lost == candidate.lost:
             return error
